@@ -1,0 +1,1 @@
+"""Measurements of pyhotmesh beside other engines and the raw limits of the server: `make bench`."""

@@ -1,0 +1,1 @@
+"""Other engines, each in its best configuration."""

@@ -1,0 +1,55 @@
+"""Durable workflows for Python on nothing but PostgreSQL."""
+
+__version__ = "0.1.0"
+
+from . import activity, workflow
+from .client import Client
+from .errors import (
+    ActivityError,
+    ApplicationError,
+    HotMeshError,
+    InvalidDuration,
+    NonDeterminismError,
+    NotConnected,
+    OutcomeUnknown,
+    PayloadError,
+    SchemaVersionError,
+    TimeoutError,
+    WorkflowAlreadyStarted,
+    WorkflowCancelled,
+    WorkflowFailed,
+    WorkflowInterrupted,
+    WorkflowNotFound,
+)
+from .handle import Handle
+from .ids import guid
+from .retry import RetryPolicy
+from .starts import StartRequest
+from .worker import Worker
+
+__all__ = [
+    "ActivityError",
+    "ApplicationError",
+    "Client",
+    "Handle",
+    "HotMeshError",
+    "InvalidDuration",
+    "NonDeterminismError",
+    "NotConnected",
+    "OutcomeUnknown",
+    "PayloadError",
+    "RetryPolicy",
+    "SchemaVersionError",
+    "StartRequest",
+    "TimeoutError",
+    "Worker",
+    "WorkflowAlreadyStarted",
+    "WorkflowCancelled",
+    "WorkflowFailed",
+    "WorkflowInterrupted",
+    "WorkflowNotFound",
+    "__version__",
+    "activity",
+    "guid",
+    "workflow",
+]

@@ -1,0 +1,293 @@
+"""Client: starts workflows, sends signals, hands out handles."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Self
+
+import psycopg
+from psycopg_pool import AsyncConnectionPool
+
+from . import engine, joined, payloads, starts
+from .connection import configure, conninfo, is_connection_trouble, translate
+from .errors import HotMeshError, NotConnected, OutcomeUnknown, PayloadError
+from .handle import Handle
+from .results import Results, unwrap
+from .starts import CONFLICT, REUSE, StartRequest
+from .wire import Int8s
+
+Rows = list[Any]  # WorkflowClient has a method of the name
+
+RETRY_FOR = 30.0  # seconds that a call is repeated while the database cannot be reached
+CHUNK = 1000  # starts per statement of start_many
+
+
+class Client:
+    """A way into one database and namespace. Cheap to make; connects at the first call.
+
+    Args:
+        connection: a DSN, a psycopg pool (whose DSN is used), another client, or nothing for
+            ``HOTMESH_DATABASE_URL``. ``embedded:`` starts a private PostgreSQL.
+        namespace: workflows of different namespaces do not see each other.
+        notification_connection: a DSN for LISTEN, if ``connection`` goes through a pooler.
+        pool_size: connections at most.
+
+    Every call waits up to 30 s for a database that cannot be reached, then raises ``NotConnected``.
+    """
+
+    def __init__(
+        self,
+        connection: str | AsyncConnectionPool[Any] | Client | None = None,
+        *,
+        namespace: str = "default",
+        notification_connection: str | None = None,
+        pool_size: int = 4,
+    ) -> None:
+        if isinstance(connection, Client):
+            self.dsn: str = connection.dsn
+            self.notification_dsn: str = connection.notification_dsn
+        elif isinstance(connection, AsyncConnectionPool):
+            self.dsn = conninfo(str(connection.conninfo))
+        else:
+            self.dsn = conninfo(connection)
+        self.namespace = namespace
+        if notification_connection or not isinstance(connection, Client):
+            self.notification_dsn = conninfo(notification_connection or self.dsn)
+        self._pool_size = pool_size
+        self._pool: AsyncConnectionPool[Any] | None = None
+        self._results: Results | None = None
+        self.workflow = WorkflowClient(self)
+
+    async def signal(self, signal_id: str, payload: Any = None, *, idempotency_key: str | None = None, conn: Any = None) -> None:
+        """Sends a signal to whoever waits for this id, now or later: kept in order for 7 days.
+
+        With ``idempotency_key`` a second signal of that key does nothing, and a lost connection is
+        retried; without it, a reply that was lost raises ``OutcomeUnknown``. ``conn=`` joins the
+        caller's transaction: the signal is sent if and only if that commits.
+        """
+        payloads.text_bytes(signal_id, "signal_id")
+        encoded = payloads.encode(payload).decode()
+        params = (self.namespace, signal_id, encoded, idempotency_key, conn is not None)
+        if conn is not None:
+            await joined.execute(conn, engine.SIGNAL, params)
+            return
+        stayed = await self._value(engine.SIGNAL, params, safe=idempotency_key is not None)
+        if stayed:
+            await self._route()
+
+    def get_handle(self, workflow_id: str, task_queue: str | None = None, *, run_id: int | None = None) -> Handle:
+        """A handle by id; no round trip. ``task_queue`` is accepted for symmetry and not needed."""
+        return Handle(self, workflow_id, run_id)
+
+    async def close(self) -> None:
+        """Closes the client's connections."""
+        if self._results is not None:
+            await self._results.close()
+            self._results = None
+        if self._pool is not None:
+            await self._pool.close()
+            self._pool = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    # ------------------------------------------------------------------------------ internal --
+
+    async def _connections(self) -> AsyncConnectionPool[Any]:
+        if self._pool is None:
+            self._pool = AsyncConnectionPool(
+                self.dsn, open=False, min_size=1, max_size=self._pool_size, configure=configure,
+                kwargs={"autocommit": True, "prepare_threshold": 1}, timeout=5.0, name="hotmesh-client",
+                reconnect_timeout=5.0,
+            )  # fmt: skip
+            await self._pool.open()
+        return self._pool
+
+    async def _rows(self, query: str, params: Sequence[Any], *, safe: bool = True, again: Sequence[Any] | None = None) -> Rows:
+        """One call. ``safe``: it may be repeated after a lost reply, then with ``again`` if given."""
+        deadline = time.monotonic() + RETRY_FOR
+        delay = 0.05
+        pool = await self._connections()
+        while True:
+            sent = False
+            try:
+                async with pool.connection() as conn:
+                    sent = True
+                    cursor = await conn.execute(query, params)
+                    return list(await cursor.fetchall())
+            except (psycopg.Error, OSError) as error:
+                if isinstance(error, psycopg.Error) and not is_connection_trouble(error):
+                    if error.sqlstate in ("HM007", "40P01", "40001") and time.monotonic() < deadline:
+                        await asyncio.sleep(delay)
+                        delay = min(delay * 2, 1.0)
+                        continue
+                    raise translate(error) from error
+                if sent and not safe:
+                    raise OutcomeUnknown(
+                        "the connection was lost during the call: it may or may not have happened; "
+                        "pass idempotency_key to make it safe to repeat"
+                    ) from error
+                if time.monotonic() > deadline:
+                    raise NotConnected(f"the database cannot be reached: {str(error).strip()}") from error
+                params = again if sent and again is not None else params
+                await asyncio.sleep(delay)
+                delay = min(delay * 2, 2.0)
+
+    async def _value(self, query: str, params: Sequence[Any], *, safe: bool = True) -> Any:
+        rows = await self._rows(query, params, safe=safe)
+        return rows[0][0] if rows else None
+
+    async def _route(self) -> None:
+        """A message stayed because somebody held a lock: route it again, for a second at most."""
+        delay = 0.005
+        while delay < 0.6:
+            await asyncio.sleep(delay)
+            if not await self._value(engine.ROUTE, ()):
+                return
+            delay *= 2
+
+    async def _waiting(self) -> Results:
+        if self._results is None:
+            self._results = Results(self.notification_dsn, self._outcomes)
+        await self._results.start()
+        return self._results
+
+    async def _outcomes(self, run_ids: list[int]) -> list[tuple[int, int, str | None]]:
+        client = self._results.client_id if self._results is not None else None
+        return await self._rows(engine.OUTCOMES, (Int8s(run_ids), client))
+
+    async def _result(self, workflow_id: str, run_id: int, timeout: float | None, registered: bool) -> Any:
+        results = await self._waiting()
+        future = results.future(run_id)
+        if not registered:
+            await self._rows(engine.AWAIT, (Int8s([run_id]), results.client_id))
+            await results.check([run_id])
+        try:
+            status, payload = await asyncio.wait_for(asyncio.shield(future), timeout)
+        except asyncio.TimeoutError:
+            from .errors import TimeoutError
+
+            raise TimeoutError(
+                f"workflow {workflow_id!r} has not closed within {timeout:g} s; it goes on", kind="result"
+            ) from None
+        return unwrap(workflow_id, status, payload)
+
+
+class WorkflowClient:
+    """``client.workflow``: starting workflows and looking at them."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    async def start(
+        self,
+        workflow: str | Callable[..., Any],
+        *,
+        args: Sequence[Any] = (),
+        task_queue: str = "default",
+        workflow_id: str | None = None,
+        priority: int = 3,
+        start_delay: Any = None,
+        execution_timeout: Any = None,
+        retention: Any = None,
+        memo: Any = None,
+        id_conflict_policy: str = "fail",
+        id_reuse_policy: str = "allow_duplicate",
+        conn: Any = None,
+    ) -> Handle:
+        """Starts a workflow and returns its handle; durable when it returns.
+
+        ``id_conflict_policy`` says what an *open* run of the same id means: ``fail`` (raises
+        ``WorkflowAlreadyStarted``), ``use_existing``, ``terminate_existing``. ``id_reuse_policy`` says
+        what a *closed* one within its retention means: ``allow_duplicate``,
+        ``allow_duplicate_failed_only``, ``reject_duplicate``. ``conn=`` (a psycopg or SQLAlchemy
+        connection or session) joins the caller's transaction: it starts if and only if that commits.
+        """
+        request = StartRequest(workflow, args, task_queue, workflow_id, priority, start_delay, execution_timeout, retention, memo)
+        rows = await self._start([request], id_conflict_policy, id_reuse_policy, conn=conn)
+        return Handle(self._client, request.id, rows[0][0])
+
+    async def execute(self, workflow: str | Callable[..., Any], *, timeout: Any = None, **options: Any) -> Any:
+        """Starts a workflow and waits for its result (``timeout``: for so long; it goes on after that)."""
+        if options.pop("conn", None) is not None:
+            raise HotMeshError("execute cannot join a transaction: the result comes only after its commit; use start")
+        conflict = options.pop("id_conflict_policy", "fail")
+        reuse = options.pop("id_reuse_policy", "allow_duplicate")
+        request = StartRequest(workflow, **options)
+        from .durations import parse
+
+        limit = None if timeout is None else parse(timeout)
+        results = await self._client._waiting()
+        rows = await self._start([request], conflict, reuse, client=results.client_id)
+        return await self._client._result(request.id, rows[0][0], limit, registered=True)
+
+    async def start_many(self, requests: Iterable[StartRequest], *, id_conflict_policy: str = "fail") -> Rows:
+        """Starts many workflows, a thousand in a transaction; handles in the order of the requests.
+
+        An id that is taken raises ``WorkflowAlreadyStarted``: of its thousand none has started, of
+        the thousands before it all have.
+        """
+        todo = list(requests)
+        chunks = [todo[i : i + CHUNK] for i in range(0, len(todo), CHUNK)]
+        handles: Rows = []
+        running: Rows = []
+        # While one statement runs, the next is laid out.
+        for chunk in chunks:
+            ids = [r.id for r in chunk]
+            task = asyncio.create_task(self._start(chunk, id_conflict_policy, "allow_duplicate", ids=ids))
+            running.append((ids, task))
+            await asyncio.sleep(0)
+            if len(running) == 2:
+                self._collect(handles, running[0][0], await running[0][1])
+                running.pop(0)
+        for ids, task in running:
+            self._collect(handles, ids, await task)
+        return handles
+
+    def _collect(self, handles: Rows, ids: Sequence[str], rows: list[Any]) -> None:
+        client = self._client
+        handles.extend([Handle(client, wid, row[0]) for wid, row in zip(ids, rows, strict=True)])
+
+    async def list(self, *, status: str | None = None, workflow_type: str | None = None, limit: int = 100) -> Rows:
+        """Newest runs first, as rows of the view ``hotmesh.workflows``."""
+        columns = "workflow_id, run_id, workflow_type, task_queue, status, created_at, closed_at"
+        rows = await self._client._rows(
+            f"select {columns} from hotmesh.workflows where namespace = %s"
+            " and (%s::text is null or status = %s) and (%s::text is null or workflow_type = %s)"
+            " order by run_id desc limit %s",
+            (self._client.namespace, status, status, workflow_type, workflow_type, limit),
+        )
+        return [dict(zip(columns.split(", "), row, strict=True)) for row in rows]
+
+    async def count(self, *, status: str | None = None, workflow_type: str | None = None) -> int:
+        """How many runs there are, open and closed within their retention."""
+        value = await self._client._value(
+            "select count(*) from hotmesh.workflows where namespace = %s"
+            " and (%s::text is null or status = %s) and (%s::text is null or workflow_type = %s)",
+            (self._client.namespace, status, status, workflow_type, workflow_type),
+        )
+        return int(value)
+
+    async def _start(
+        self,
+        requests: Sequence[StartRequest],
+        conflict: str,
+        reuse: str,
+        *,
+        client: int | None = None,
+        conn: Any = None,
+        ids: Sequence[str] | None = None,
+    ) -> Rows:
+        if conflict not in CONFLICT or reuse not in REUSE:
+            raise PayloadError("policy", f"unknown: {conflict!r}, {reuse!r}", f"choose of {CONFLICT} and {REUSE}")
+        columns = starts.arguments(self._client.namespace, requests, ids or [r.id for r in requests])
+        params = [*columns, conflict, reuse, False, client, conn is not None]
+        if conn is not None:
+            return await joined.execute(conn, engine.START, params)
+        again = [*columns, conflict, reuse, True, client, False]
+        return await self._client._rows(engine.START, params, again=again)

@@ -1,0 +1,73 @@
+"""Durations: seconds, ``timedelta``, or text such as ``"1 week"``, ``"500 ms"``, ``"1h 30m"``, ``"infinity"``."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from datetime import timedelta
+
+from .errors import InvalidDuration
+
+Duration = float | int | str | timedelta
+
+_SECONDS = {
+    "ms": 0.001, "millisecond": 0.001, "s": 1.0, "sec": 1.0, "second": 1.0, "m": 60.0, "min": 60.0, "minute": 60.0,
+    "h": 3600.0, "hr": 3600.0, "hour": 3600.0, "d": 86400.0, "day": 86400.0, "w": 604800.0, "wk": 604800.0,
+    "week": 604800.0, "month": 2592000.0, "y": 31536000.0, "yr": 31536000.0, "year": 31536000.0,
+}  # fmt: skip
+_PART = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z]+)\s*(?:,|and\b)?", re.IGNORECASE)
+_LONGEST = 1000 * 31536000.0
+
+
+def parse(value: Duration) -> float:
+    """The duration in seconds. A month is 30 days, a year 365. ``InvalidDuration`` names what is wrong."""
+    if isinstance(value, bool):
+        raise InvalidDuration(f"not a duration: {value!r}", hint="use seconds or text such as '15 minutes'")
+    if isinstance(value, timedelta):
+        seconds = value.total_seconds()
+    elif isinstance(value, int | float):
+        seconds = float(value)
+    elif isinstance(value, str):
+        seconds = _parse_text(value)
+    else:
+        raise InvalidDuration(f"not a duration: {value!r}", hint="use seconds, a timedelta, or text such as '15 minutes'")
+    if math.isnan(seconds) or seconds < 0:
+        raise InvalidDuration(f"a duration cannot be negative: {value!r}")
+    if seconds > _LONGEST and not math.isinf(seconds):
+        raise InvalidDuration(f"a duration of more than 1000 years: {value!r}", hint="use 'infinity'")
+    return seconds
+
+
+def _parse_text(text: str) -> float:
+    stripped = text.strip().lower()
+    if stripped in ("infinity", "inf"):
+        return math.inf
+    if stripped.startswith("-"):
+        raise InvalidDuration(f"a duration cannot be negative: {text!r}")
+    try:
+        return float(stripped)
+    except ValueError:
+        pass
+    total = 0.0
+    at = 0
+    while at < len(stripped):
+        match = _PART.match(stripped, at)
+        if match is None:
+            raise InvalidDuration(
+                f"not a duration: {text!r}, at {stripped[at : at + 20]!r}",
+                hint="for example '1 week', '15 minutes', '500 ms'",
+            )
+        unit = match[2].lower()
+        scale = _SECONDS.get(unit) or _SECONDS.get(unit.removesuffix("s"))
+        if scale is None:
+            near = difflib.get_close_matches(unit, [*_SECONDS, *(u + "s" for u in _SECONDS if len(u) > 2)], 1, 0.5)
+            raise InvalidDuration(
+                f"not a duration: {text!r}, unknown unit {match[2]!r}",
+                hint=f"did you mean {match[1]} {near[0]!s}?" if near else "units: ms, seconds, minutes, hours, days, weeks",
+            )
+        total += float(match[1]) * scale
+        at = match.end()
+    if not stripped:
+        raise InvalidDuration("not a duration: ''", hint="for example '15 minutes'")
+    return total

@@ -1,0 +1,71 @@
+"""Handles: one workflow, by id."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from . import engine
+from .durations import parse as parse_duration
+from .errors import WorkflowNotFound
+
+if TYPE_CHECKING:
+    from .client import Client
+
+
+class Handle:
+    """A workflow, by its id. Made without a round trip; stands for the run it was made for, or, made by
+    ``client.get_handle``, for the open run of that id and else the newest one kept."""
+
+    __slots__ = ("_client", "run_id", "workflow_id")
+
+    def __init__(self, client: Client, workflow_id: str, run_id: int | None = None) -> None:
+        self._client = client
+        self.workflow_id = workflow_id
+        self.run_id = run_id
+
+    def __repr__(self) -> str:
+        return f"Handle({self.workflow_id!r})"
+
+    async def result(self, timeout: Any = None) -> Any:
+        """Waits for the end and returns the workflow's value.
+
+        Raises ``WorkflowFailed`` (``.cause``), ``WorkflowCancelled``, ``WorkflowInterrupted``,
+        ``TimeoutError`` (``timeout`` or the execution timeout has passed), and at once
+        ``WorkflowNotFound`` for an unknown or expired id.
+        """
+        limit = None if timeout is None else parse_duration(timeout)
+        return await self._client._result(self.workflow_id, await self._run(), limit, registered=False)
+
+    async def status(self) -> str:
+        """``ready``, ``running``, ``waiting``, ``troubled``, ``quarantined``, or how it closed."""
+        return str((await self.describe())["status"])
+
+    async def describe(self) -> dict[str, Any]:
+        """The workflow's row in the view ``hotmesh.workflows``."""
+        columns = (
+            "namespace, workflow_id, run_id, workflow_type, task_queue, status, priority, created_at, closed_at, "
+            "expires_at, due_at, deadline, worker_id, input, result, error, trouble_code, trouble, memo"
+        )
+        rows = await self._client._rows(f"select {columns} from hotmesh.workflows where run_id = %s", (await self._run(),))
+        if not rows:
+            raise WorkflowNotFound(f"workflow {self.workflow_id!r} has expired")
+        return dict(zip(columns.split(", "), rows[0], strict=True))
+
+    async def history(self) -> list[dict[str, Any]]:
+        """What happened to the run, in the order in which its code saw it."""
+        columns = "seq, event, command, at, payload, commands"
+        rows = await self._client._rows(
+            f"select {columns} from hotmesh.history where run_id = %s order by seq nulls last",
+            (await self._run(),),
+        )
+        return [dict(zip(columns.split(", "), row, strict=True)) for row in rows]
+
+    async def interrupt(self, reason: str = "interrupted") -> None:
+        """Ends the workflow at once, whatever its code is doing. ``WorkflowNotFound`` if none is open."""
+        if await self._client._value(engine.INTERRUPT, (self._client.namespace, self.workflow_id, reason), safe=True):
+            await self._client._route()
+
+    async def _run(self) -> int:
+        if self.run_id is None:
+            return int(await self._client._value(engine.FIND_RUN, (self._client.namespace, self.workflow_id)))
+        return self.run_id

@@ -1,0 +1,146 @@
+"""The worker's second connection, in a thread of its own: heartbeats and duties.
+
+A thread, so that user code that blocks the event loop does not lose the lease. But a worker whose
+loop has not turned for ``stall_limit`` seconds holds its runs for nothing: then the heartbeats stop,
+and the stack that blocks is logged.
+
+Duties (sweep, deadlines, retention) are short transactions that any worker may do at any time.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import psycopg
+
+from . import engine
+from .connection import connect_sync
+from .wire import Int4s, Int8s, Jsons
+
+log = logging.getLogger("pyhotmesh.worker")
+
+SWEEP_EVERY = 5.0
+DEADLINES_EVERY = 0.5
+PRUNE_EVERY = 60.0
+
+
+class Beat(NamedTuple):
+    """A sign of life of a running activity that has a row."""
+
+    run: int
+    command: int
+    attempt: int
+    details: bytes | None
+
+
+class Heartbeat(threading.Thread):
+    """Keeps one incarnation's lease. Callbacks are called on this thread."""
+
+    def __init__(
+        self,
+        dsn: str,
+        worker_id: int,
+        *,
+        lease: float,
+        stall_limit: float,
+        turned_at: Callable[[], float],
+        beats: Callable[[], Sequence[Beat]],
+        on_dead: Callable[[], None],
+        on_gone: Callable[[int, int], None],
+    ) -> None:
+        super().__init__(name="hotmesh-heartbeat", daemon=True)
+        self.worker_id = worker_id
+        self._dsn = dsn
+        self._lease = lease
+        self._stall_limit = stall_limit
+        self._turned_at = turned_at
+        self._beats = beats
+        self._on_dead = on_dead
+        self._on_gone = on_gone
+        self._loop_thread = threading.get_ident()
+        self._stopped = threading.Event()
+        self._stalled = False
+
+    def stop(self) -> None:
+        self._stopped.set()
+
+    def run(self) -> None:
+        conn: psycopg.Connection[Any] | None = None
+        due = {self._beat: 0.0, self._deadlines: 0.0, self._sweep: time.monotonic() + SWEEP_EVERY * random.random(),
+               self._prune: time.monotonic() + PRUNE_EVERY * random.random()}  # fmt: skip
+        every = {self._beat: self._lease / 4, self._deadlines: DEADLINES_EVERY, self._sweep: SWEEP_EVERY,
+                 self._prune: PRUNE_EVERY}  # fmt: skip
+        delay = 0.1
+        while not self._stopped.is_set():
+            try:
+                if conn is None or conn.closed:
+                    conn = connect_sync(self._dsn)
+                for duty, at in list(due.items()):
+                    if at <= time.monotonic() and not self._stopped.is_set():
+                        duty(conn)
+                        due[duty] = time.monotonic() + every[duty]
+                delay = 0.1
+            except (psycopg.Error, OSError) as error:
+                log.debug("heartbeat: %s", error)
+                if conn is not None:
+                    conn.close()
+                conn = None
+                self._stopped.wait(delay * random.uniform(0.5, 1.0))
+                delay = min(delay * 2, 2.0)
+                continue
+            self._stopped.wait(max(0.01, min(due.values()) - time.monotonic()))
+        if conn is not None:
+            conn.close()
+
+    def _beat(self, conn: psycopg.Connection[Any]) -> None:
+        silent = time.monotonic() - self._turned_at()
+        if silent > self._stall_limit:
+            if not self._stalled:
+                self._stalled = True
+                frame = sys._current_frames().get(self._loop_thread)
+                stack = "".join(traceback.format_stack(frame)) if frame is not None else ""
+                log.error(
+                    "the event loop has not turned for %.0f s: this worker gives up its lease. It is here:\n%s",
+                    silent,
+                    stack,
+                )
+            return
+        self._stalled = False
+        worker = self.worker_id
+        beats = self._beats()
+        row = conn.execute(
+            engine.HEARTBEAT,
+            (worker, Int8s(b.run for b in beats), Int4s(b.command for b in beats),
+             Int4s(b.attempt for b in beats), Jsons(b.details for b in beats)),
+        ).fetchone()  # fmt: skip
+        assert row is not None
+        alive, gone_run, gone_command = row
+        if not alive and worker == self.worker_id:
+            self._on_dead()
+        for run, command in zip(gone_run or (), gone_command or (), strict=True):
+            self._on_gone(run, command)
+
+    def _sweep(self, conn: psycopg.Connection[Any]) -> None:
+        while not self._stopped.is_set():
+            row = conn.execute(engine.SWEEP, (self.worker_id,)).fetchone()
+            if row is None or row[0] < 10_000:
+                return
+
+    def _deadlines(self, conn: psycopg.Connection[Any]) -> None:
+        while not self._stopped.is_set():
+            row = conn.execute(engine.DEADLINES).fetchone()
+            if row is None or row[0] < 500:
+                return
+
+    def _prune(self, conn: psycopg.Connection[Any]) -> None:
+        for _ in range(100):
+            row = conn.execute(engine.PRUNE).fetchone()
+            if row is None or row[0] < 1000:
+                return

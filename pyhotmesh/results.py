@@ -1,0 +1,109 @@
+"""Waiting for results: one notification channel a client, many waiters, polls in case a hint is lost."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from . import engine, payloads
+from .connection import Listener
+from .errors import (
+    HotMeshError,
+    TimeoutError,
+    WorkflowCancelled,
+    WorkflowFailed,
+    WorkflowInterrupted,
+)
+
+POLL = 1.0
+POLL_DEAF = 0.1
+COMPLETED, FAILED, CANCELLED, INTERRUPTED, TIMED_OUT = 1, 2, 3, 4, 5
+
+Fetch = Callable[[list[int]], Awaitable[list[tuple[int, int, str | None]]]]
+
+
+class Results:
+    """Futures of runs that somebody awaits."""
+
+    def __init__(self, listen_dsn: str, fetch: Fetch) -> None:
+        self.client_id = engine.new_id()
+        self._fetch = fetch
+        self._listener = Listener(listen_dsn, self._heard)
+        self._waiting: dict[int, asyncio.Future[tuple[int, str | None]]] = {}
+        self._ready: set[int] = set()
+        self._wake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._lock = asyncio.Lock()
+
+    async def start(self) -> None:
+        """Listens; called before the first registration."""
+        async with self._lock:
+            if self._task is None:
+                try:
+                    await self._listener.start(f"hotmesh_{self.client_id}", "hotmesh_all")
+                except Exception as error:
+                    if not isinstance(error, OSError) and type(error).__module__.split(".")[0] != "psycopg":
+                        raise
+                self._task = asyncio.create_task(self._run(), name="hotmesh-results")
+
+    def future(self, run_id: int) -> asyncio.Future[tuple[int, str | None]]:
+        future = self._waiting.get(run_id)
+        if future is None:
+            future = self._waiting[run_id] = asyncio.get_running_loop().create_future()
+        return future
+
+    def settle(self, rows: list[tuple[int, int, str | None]]) -> None:
+        for run_id, status, payload in rows:
+            future = self._waiting.pop(run_id, None)
+            if future is not None and not future.done():
+                future.set_result((status, payload))
+
+    async def check(self, run_ids: list[int]) -> None:
+        """Looks once, now."""
+        self.settle(await self._fetch(run_ids))
+
+    def _heard(self, channel: str, payload: str) -> None:
+        if payload:
+            self._ready.update(int(part) for part in payload.split(","))
+            self._wake.set()
+        elif channel == "hotmesh_all" and not self._listener.alive:
+            self._wake.set()
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                bound = POLL if self._listener.alive else POLL_DEAF
+                await asyncio.wait_for(self._wake.wait(), bound)
+            except asyncio.TimeoutError:
+                self._ready.update(self._waiting)
+            self._wake.clear()
+            ready, self._ready = [r for r in self._ready if r in self._waiting], set()
+            for start in range(0, len(ready), 5000):
+                try:
+                    await self.check(ready[start : start + 5000])
+                except HotMeshError:
+                    await asyncio.sleep(POLL_DEAF)  # the next poll asks again
+
+    async def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            await self._listener.close()
+        for future in self._waiting.values():
+            future.cancel()
+
+
+def unwrap(workflow_id: str, status: int, payload: str | None) -> Any:
+    """The value of a completed run; the error of any other."""
+    raw = payload.encode() if payload is not None else b"null"
+    if status == COMPLETED:
+        return payloads.decode(raw)
+    cause = payloads.decode_failure(raw)
+    if status == INTERRUPTED:
+        raise WorkflowInterrupted(f"workflow {workflow_id!r} was interrupted: {cause}")
+    if status == CANCELLED:
+        raise WorkflowCancelled(f"workflow {workflow_id!r} was cancelled")
+    if status == TIMED_OUT:
+        raise TimeoutError(f"workflow {workflow_id!r}: {cause}", kind="execution")
+    raise WorkflowFailed(f"workflow {workflow_id!r} failed: {cause}", cause=cause) from cause

@@ -1,0 +1,130 @@
+"""What a worker knows of a run that it holds, and what it has to tell the engine about it.
+
+A ``Parcel`` is one run's part of a turn. It is kept until the turn's outcome is known: after a lost
+reply the worker learns by the run's last seq whether the parcel was recorded, and sends it again
+only if it was not.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .replay import Command, Instance
+
+KEEP = 0
+PARK = -1
+
+
+class Parcel:
+    """One run's part of one turn."""
+
+    __slots__ = (
+        "back",
+        "base",
+        "cleared",
+        "due",
+        "end",
+        "ended",
+        "outcome",
+        "rows",
+        "run",
+        "signals",
+        "starts",
+        "tasks",
+        "used",
+        "waits",
+    )
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.base = run.seq
+        self.rows: list[tuple[int, int, int | None, int, bytes | None, bytes | None]] = []
+        self.end = KEEP
+        self.due: int | None = None
+        self.outcome: bytes | None = None
+        self.cleared = False
+        self.used: list[int] = []
+        self.back: list[int] = []
+        self.ended: list[int] = []
+        self.starts: list[tuple[Command, int]] = []  # activities to begin when this is durable, and attempt
+        self.waits: list[tuple[int, str, str | None, int, int | None]] = []
+        self.signals: list[tuple[str, bytes]] = []
+        self.tasks: list[tuple[Any, ...]] = []
+
+    @property
+    def is_empty(self) -> bool:
+        """Nothing in it to send."""
+        return self.end == KEEP and not (
+            self.rows or self.starts or self.waits or self.tasks or self.signals
+            or self.ended or self.used or self.back or self.cleared
+        )  # fmt: skip
+
+    @property
+    def has_result(self) -> bool:
+        """Whether it records what must be durable before anything that follows from it begins."""
+        rows = self.rows
+        return len(rows) > 1 or bool(rows and rows[0][1] != 1)
+
+
+class Run:
+    """A leased run: its live coroutine, and where its journal stands."""
+
+    __slots__ = (
+        "early",
+        "fence",
+        "idle_since",
+        "instance",
+        "local",
+        "lost",
+        "next",
+        "queue",
+        "queue_id",
+        "registered",
+        "run_id",
+        "seen",
+        "sent",
+        "seq",
+        "timer",
+        "workflow_id",
+        "workflow_type",
+    )
+
+    def __init__(
+        self,
+        run_id: int,
+        fence: int,
+        seq: int,
+        lost: int,
+        queue_id: int,
+        queue: str,
+        workflow_id: str,
+        workflow_type: str,
+    ) -> None:
+        self.run_id = run_id
+        self.fence = fence
+        self.seq = seq  # of the last row written into a parcel
+        self.lost = lost
+        self.queue_id = queue_id
+        self.queue = queue
+        self.workflow_id = workflow_id
+        self.workflow_type = workflow_type
+        self.instance: Instance | None = None
+        self.next: Parcel | None = None  # gathers for the next turn
+        self.sent: Parcel | None = None  # in flight
+        self.local: dict[int, Any] = {}  # activities running or queued here, by command
+        self.registered: dict[int, int] = {}  # commands with a row in `waiting`, and their group
+        self.seen: set[int] = set()  # inbox ids taken over, until the turn that deletes them is known
+        self.early: list[tuple[Any, ...]] = []  # messages that came before its journal
+        self.idle_since = 0.0  # monotonic; 0: busy
+        self.timer = 0  # due time of the timer that the loop has on its heap
+
+    def parcel(self) -> Parcel:
+        """The parcel that gathers, made if need be."""
+        if self.next is None:
+            self.next = Parcel(self)
+        return self.next
+
+    @property
+    def runnable(self) -> bool:
+        """Something of it runs, or is about to: it takes one of the worker's places."""
+        return bool(self.local or self.next or self.sent)

@@ -1,0 +1,254 @@
+"""Worker: serves task queues with workflow and activity functions."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterable, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import psycopg
+
+from . import __version__, activity, engine, workflow
+from .client import Client
+from .connection import Listener, connect, conninfo, is_connection_trouble, translate
+from .durations import parse as parse_duration
+from .heartbeat import Beat, Heartbeat
+from .turn import LeaseEnded, TurnLoop
+
+log = logging.getLogger("pyhotmesh.worker")
+
+
+class Worker:
+    """Runs workflows and activities of one or several task queues until it is stopped.
+
+    ``await worker.run()`` serves until cancelled or ``stop()``; ``async with worker:`` serves while the
+    block runs. Several workers, in any processes on any machines, may serve the same queue.
+
+    Args:
+        connection: a DSN, or a ``Client`` (whose DSN and namespace are then used).
+        task_queue: the queue to serve; or ``task_queues`` for several.
+        workflows: functions or classes decorated with ``workflow.defn``.
+        activities: a module, an object or an iterable of functions, async or not.
+        max_concurrent_runs: workflows with something to do at one time.
+        max_concurrent_activities: activities at one time (and threads, for sync ones).
+        cache_size: idle workflows kept in memory; 0 replays from the journal at each step.
+        lease: seconds after which another worker may take over from one that has died.
+        stall_limit: seconds after which a worker whose event loop does not turn gives up its lease.
+        graceful_shutdown_timeout: seconds that running activities get to finish when it stops.
+    """
+
+    def __init__(
+        self,
+        connection: str | Client | None = None,
+        *,
+        task_queue: str | None = None,
+        task_queues: Sequence[str] | None = None,
+        workflows: Iterable[Any] = (),
+        activities: Any = (),
+        namespace: str | None = None,
+        name: str | None = None,
+        max_concurrent_runs: int = 2000,
+        max_concurrent_activities: int = 200,
+        cache_size: int | None = None,
+        lease: float | str = 10.0,
+        stall_limit: float | str = 300.0,
+        graceful_shutdown_timeout: float | str = 10.0,
+        notification_connection: str | None = None,
+    ) -> None:
+        if isinstance(connection, Client):
+            self._dsn = connection.dsn
+            self.namespace = namespace or connection.namespace
+            notification_connection = notification_connection or connection.notification_dsn
+        else:
+            self._dsn = conninfo(connection)
+            self.namespace = namespace or "default"
+        self._listen_dsn = conninfo(notification_connection) if notification_connection else self._dsn
+        if task_queue and task_queues:
+            raise ValueError("give task_queue or task_queues, not both")
+        self.task_queues = list(task_queues or [task_queue or "default"])
+        self.workflows = {d.name: d for d in map(workflow.definition_of, workflows)}
+        self.activities = activity.collect(activities)
+        self.name = name or f"{socket.gethostname()}:{os.getpid()}"
+        self._max_runs = max_concurrent_runs
+        self._max_activities = max_concurrent_activities
+        self._cache_size = cache_size
+        self._lease = parse_duration(lease)
+        self._stall_limit = parse_duration(stall_limit)
+        self._grace = parse_duration(graceful_shutdown_timeout)
+        self._turns: TurnLoop | None = None
+        self._listener: Listener | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._stopping = False
+        self._ready = asyncio.Event()
+
+    # ------------------------------------------------------------------------------- public --
+
+    async def run(self) -> None:
+        """Serves until ``stop()`` or cancellation; then finishes or hands back what it holds."""
+        loop = asyncio.get_running_loop()
+        self._listener = Listener(self._listen_dsn, self._heard)
+        delay = 0.1
+        try:
+            while not self._stopping:
+                try:
+                    await self._incarnation(loop)
+                    delay = 0.1
+                except LeaseEnded:
+                    log.warning("worker %s lost its lease; registering anew", self.name)
+                except (psycopg.Error, OSError) as error:
+                    if isinstance(error, psycopg.Error) and not is_connection_trouble(error):
+                        raise translate(error) from error
+                    log.warning("no connection (%s); trying again", str(error).strip().splitlines()[0])
+                    await asyncio.sleep(delay)
+                    delay = min(delay * 2, 5.0)
+        finally:
+            await self._listener.close()
+
+    def stop(self) -> None:
+        """Stops claiming; what runs may finish within the grace period, the rest is handed back.
+
+        A second call abandons what still runs: another worker takes it over at once.
+        """
+        if self._stopping and self._turns is not None:
+            self._turns.abandoned = True
+        self._stopping = True
+        turns = self._turns
+        if turns is not None:
+            turns.claiming = False
+            turns.stopping = True
+            turns.wake()
+            if self._grace != float("inf"):
+                asyncio.get_running_loop().call_later(self._grace, self._abandon, turns)
+
+    @staticmethod
+    def _abandon(turns: TurnLoop) -> None:
+        turns.abandoned = True
+        turns.wake()
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.create_task(self.run(), name="hotmesh-worker")
+        ready = asyncio.create_task(self._ready.wait())
+        await asyncio.wait({self._task, ready}, return_when=asyncio.FIRST_COMPLETED)
+        ready.cancel()
+        if self._task.done():
+            await self._task
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.stop()
+        if self._task is not None:
+            await self._task
+
+    def run_forever(self) -> None:
+        """Blocking: serves until SIGINT or SIGTERM; a second signal abandons what still runs."""
+
+        async def main() -> None:
+            loop = asyncio.get_running_loop()
+            for number in (signal.SIGINT, signal.SIGTERM):
+                with contextlib.suppress(NotImplementedError):
+                    loop.add_signal_handler(number, self.stop)
+            await self.run()
+
+        try:
+            import uvloop
+        except ImportError:
+            asyncio.run(main())
+        else:
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                runner.run(main())
+
+    # ------------------------------------------------------------------------------ internal --
+
+    async def _incarnation(self, loop: asyncio.AbstractEventLoop) -> None:
+        """One life of the worker: from registration to the end of its lease, or a clean end."""
+        worker_id = engine.new_id()
+        conn = await connect(self._dsn)
+        try:
+            cursor = await conn.execute(
+                engine.REGISTER,
+                (worker_id, self.name, self.namespace, self.task_queues, self._lease, __version__),
+            )
+            row = await cursor.fetchone()
+            assert row is not None and self._listener is not None
+            queues = dict(zip(row[0], self.task_queues, strict=True))
+        finally:
+            await conn.close()
+        turns = TurnLoop(
+            dsn=self._dsn, worker_id=worker_id, name=self.name, namespace=self.namespace, queues=queues,
+            workflows=self.workflows, activities=self.activities, max_runs=self._max_runs,
+            max_activities=self._max_activities, cache_size=self._cache_size,
+            is_listening=lambda: self._listener is not None and self._listener.alive, on_new_id=self._renamed,
+        )  # fmt: skip
+        self._turns = turns
+        try:
+            if self._listener.started:
+                await self._listener.replace(f"hotmesh_{worker_id}")
+            else:
+                await self._listener.start("hotmesh_all", f"hotmesh_{worker_id}")
+        except (psycopg.Error, OSError) as error:
+            log.warning("notifications are not available (%s); polling", error)
+        self._heartbeat = Heartbeat(
+            self._dsn, worker_id, lease=self._lease, stall_limit=self._stall_limit,
+            turned_at=lambda: turns.turned_at, beats=lambda: _beats(turns),
+            on_dead=lambda: _threadsafe(loop, turns.wake),
+            on_gone=lambda run, command: _threadsafe(loop, turns.task_gone, run, command),
+        )  # fmt: skip
+        self._heartbeat.start()
+        ticker = asyncio.create_task(_tick(turns))
+        if self._stopping:
+            turns.claiming, turns.stopping = False, True
+        self._ready.set()
+        clean = False
+        try:
+            await turns.run()
+            clean = True
+        except asyncio.CancelledError:
+            clean = True
+            raise
+        finally:
+            ticker.cancel()
+            self._heartbeat.stop()
+            self._turns = None
+            await turns.close()
+            if clean:
+                await self._retire(turns.worker_id)
+
+    async def _retire(self, worker_id: int) -> None:
+        with contextlib.suppress(psycopg.Error, OSError):
+            conn = await connect(self._dsn)
+            try:
+                await conn.execute(engine.RETIRE, (worker_id,))
+            finally:
+                await conn.close()
+
+    async def _renamed(self, old: int, new: int) -> None:
+        self._heartbeat.worker_id = new
+        if self._listener is not None:
+            await self._listener.replace(f"hotmesh_{new}")
+
+    def _heard(self, channel: str, payload: str) -> None:
+        if self._turns is not None:
+            self._turns.wake()
+
+
+async def _tick(turns: TurnLoop) -> None:
+    """Shows the heartbeat that the loop turns, also while a turn waits for the database."""
+    while True:
+        turns.turned_at = time.monotonic()
+        await asyncio.sleep(0.5)
+
+
+def _beats(turns: TurnLoop) -> list[Beat]:
+    return [Beat(run, command, e.attempt, e.details) for (run, command), e in list(turns.tasks.items())]
+
+
+def _threadsafe(loop: asyncio.AbstractEventLoop, function: Any, *args: Any) -> None:
+    with contextlib.suppress(RuntimeError):  # the loop has closed
+        loop.call_soon_threadsafe(function, *args)

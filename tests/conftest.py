@@ -1,0 +1,148 @@
+"""The servers and databases of the tests, and `async def` tests.
+
+Which PostgreSQL the tests run on:
+
+    (nothing set)                 the embedded one
+    HOTMESH_TEST_SERVER=system    that of the machine, found by `pg_config --bindir`
+    HOTMESH_TEST_DSN=...          a running server, by a DSN that may create databases
+
+Each test that asks for `dsn` gets a fresh database, a copy of one that was migrated once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import io
+import itertools
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg.conninfo import make_conninfo
+
+from pyhotmesh import migrate
+from pyhotmesh.embedded import EmbeddedServer
+
+# Nothing that the tests keep outlives them, so the servers need not wait for a disk.
+SETTINGS = {"fsync": "off", "full_page_writes": "off", "max_connections": "200"}
+
+_numbers = itertools.count()
+
+
+class GivenServer:
+    """The server of HOTMESH_TEST_DSN: tests can use it, but not restart it."""
+
+    def __init__(self, dsn: str) -> None:
+        self.dsn = dsn
+        self.running = True
+
+    def dsn_for(self, database: str) -> str:
+        return make_conninfo(self.dsn, dbname=database)
+
+
+def bindir() -> Path | None:
+    """The binaries that HOTMESH_TEST_SERVER asks for; None for the embedded ones."""
+    wanted = os.environ.get("HOTMESH_TEST_SERVER", "embedded")
+    if wanted == "embedded":
+        return None
+    if wanted != "system":
+        raise pytest.UsageError(f"HOTMESH_TEST_SERVER={wanted}: use embedded or system")
+    return Path(subprocess.check_output(["pg_config", "--bindir"], text=True).strip())
+
+
+@contextlib.contextmanager
+def private_server(**settings: str) -> Iterator[EmbeddedServer]:
+    """A server of the kind that the tests run on. Whatever they do there, nothing may deadlock."""
+    with EmbeddedServer(bindir=bindir(), settings={**SETTINGS, **settings}) as server:
+        yield server
+        assert "deadlock detected" not in server.log.read_text(), server.log.read_text()
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[EmbeddedServer | GivenServer]:
+    """The server that all tests share."""
+    if given := os.environ.get("HOTMESH_TEST_DSN"):
+        yield GivenServer(given)
+    else:
+        with private_server() as started:
+            yield started
+
+
+@pytest.fixture
+def own_server() -> Iterator[EmbeddedServer]:
+    """A server of the test's own, to restart and kill. Its database `postgres` has the schema."""
+    with private_server() as started:
+        migrate.upgrade(started.dsn)
+        yield started
+
+
+@pytest.fixture(scope="session")
+def template(server: EmbeddedServer | GivenServer) -> Iterator[str]:
+    """The name of a migrated database to copy from."""
+    with _database(server, "") as (name, dsn):
+        migrate.upgrade(dsn)
+        yield name
+
+
+@pytest.fixture
+def dsn(server: EmbeddedServer | GivenServer, template: str) -> Iterator[str]:
+    """A fresh database with the schema."""
+    # Measured on 18: 8 ms by file, which waits for two checkpoints, and 16 to 70 ms through the WAL.
+    # With fsync on, as a given server may have it, it is the other way round.
+    strategy = "wal_log" if isinstance(server, GivenServer) else "file_copy"
+    with _database(server, f"template {template} strategy {strategy}") as (_, database):
+        yield database
+
+
+@pytest.fixture
+def empty_dsn(server: EmbeddedServer | GivenServer) -> Iterator[str]:
+    """A fresh database without the schema."""
+    with _database(server, "") as (_, database):
+        yield database
+
+
+@contextlib.contextmanager
+def _database(server: EmbeddedServer | GivenServer, clauses: str) -> Iterator[tuple[str, str]]:
+    name = f"hotmesh_test_{os.getpid()}_{next(_numbers)}"
+    with psycopg.connect(server.dsn, autocommit=True) as conn:
+        conn.execute(f"create database {name} {clauses}".encode())
+    try:
+        yield name, server.dsn_for(name)
+    finally:
+        if server.running:
+            with psycopg.connect(server.dsn, autocommit=True) as conn:
+                conn.execute(f"drop database {name} with (force)".encode())
+
+
+# ------------------------------------------------------------------------------- async def tests --
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Run `async def` tests with asyncio, and tell where all tasks stand if one takes too long."""
+    if not inspect.iscoroutinefunction(pyfuncitem.obj):
+        return None
+    marker = pyfuncitem.get_closest_marker("limit")
+    limit = float(marker.args[0]) if marker else 60.0
+    names = pyfuncitem._fixtureinfo.argnames
+    asyncio.run(_within(limit, pyfuncitem.obj, {name: pyfuncitem.funcargs[name] for name in names}))
+    return True
+
+
+async def _within(limit: float, test: Callable[..., Any], arguments: dict[str, Any]) -> None:
+    task = asyncio.create_task(test(**arguments), name="the test")
+    done, _ = await asyncio.wait({task}, timeout=limit)
+    if done:
+        return task.result()
+    stacks = io.StringIO()
+    for other in asyncio.all_tasks() - {asyncio.current_task()}:
+        other.print_stack(file=stacks)
+    task.cancel()
+    await asyncio.wait({task}, timeout=5)
+    pytest.fail(f"not done after {limit:g} s; where the tasks were:\n{stacks.getvalue()}", pytrace=False)
