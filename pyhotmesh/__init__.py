@@ -25,6 +25,7 @@ from .handle import Handle
 from .ids import guid
 from .retry import RetryPolicy
 from .starts import StartRequest
+from .sync import SyncClient, SyncHandle
 from .worker import Worker
 
 __all__ = [
@@ -41,6 +42,8 @@ __all__ = [
     "RetryPolicy",
     "SchemaVersionError",
     "StartRequest",
+    "SyncClient",
+    "SyncHandle",
     "TimeoutError",
     "Worker",
     "WorkflowAlreadyStarted",

@@ -10,7 +10,7 @@ from typing import Any, Self
 import psycopg
 from psycopg_pool import AsyncConnectionPool
 
-from . import engine, joined, payloads, starts
+from . import direct, engine, joined, payloads, starts
 from .connection import configure, conninfo, is_connection_trouble, translate
 from .errors import HotMeshError, NotConnected, OutcomeUnknown, PayloadError
 from .handle import Handle
@@ -118,8 +118,7 @@ class Client:
             try:
                 async with pool.connection() as conn:
                     sent = True
-                    cursor = await conn.execute(query, params)
-                    return list(await cursor.fetchall())
+                    return await direct.fetch(conn, query, params)
             except (psycopg.Error, OSError) as error:
                 if isinstance(error, psycopg.Error) and not is_connection_trouble(error):
                     if error.sqlstate in ("HM007", "40P01", "40001") and time.monotonic() < deadline:

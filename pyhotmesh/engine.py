@@ -8,6 +8,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from .runs import Parcel
@@ -16,8 +17,30 @@ from .wire import Bools, Floats, Int2s, Int4s, Int8s, Jsons, Texts, Times
 HEAD, LEASED, JOURNAL, MESSAGE, REJECTED, GONE, TASK_OPEN, TASK = range(8)
 DROPPED = 100  # inbox kind: the lease is gone
 
-TURN_ARGUMENTS = 54
-TURN = f"select * from hotmesh_engine.turn({', '.join(['%b'] * TURN_ARGUMENTS)})"
+_CAPACITY = (
+    "p_worker", "p_queues", "p_free_runs", "p_free_activities", "p_free_suspects", "p_due_floor", "p_after", "p_asleep",
+    "p_closed",
+)  # fmt: skip
+_GROUPS = (
+    ("p_run", "p_fence", "p_base", "p_end", "p_due", "p_outcome"),
+    ("p_cleared", "p_used", "p_back"),
+    ("j_run", "j_seq", "j_kind", "j_command", "j_at", "j_payload", "j_commands"),
+    ("w_run", "w_command", "w_kind", "w_key", "w_group", "w_due"),
+    ("e_run", "e_command"),
+    ("t_run", "t_command", "t_queue", "t_activity", "t_input", "t_options", "t_attempt", "t_held", "t_due", "t_deadline",
+     "t_heartbeat", "t_failure"),
+    ("d_run", "d_command", "d_attempt", "d_kind", "d_payload", "d_due"),
+    ("s_run", "s_key", "s_payload"),
+)  # fmt: skip
+
+
+@lru_cache(maxsize=256)
+def _turn(groups: tuple[bool, ...]) -> str:
+    """The statement of a turn that carries these groups of arrays; one prepared statement each."""
+    names = [*_CAPACITY, *(name for group, used in zip(_GROUPS, groups, strict=True) if used for name in group)]
+    return f"select * from hotmesh_engine.turn({', '.join(f'{name} => %b' for name in names)})"
+
+
 REGISTER = "select hotmesh_engine.register(%s, %s, %s, %s, %s, %s)"
 HEARTBEAT = "select * from hotmesh_engine.heartbeat(%b, %b, %b, %b, %b)"
 ADOPT = "select run, command, seq, fence from hotmesh_engine.adopt(%b, %b, %s, %b, %b, %b, %b)"
@@ -69,10 +92,10 @@ class Capacity(NamedTuple):
     asleep: bool | None
 
 
-def turn_arguments(
+def turn_call(
     worker: int, capacity: Capacity, closed: Iterable[int], parcels: Sequence[Parcel], ends: Sequence[TaskEnd]
-) -> list[Any]:
-    """Lays parcels out as the aligned arrays of ``hotmesh_engine.turn``."""
+) -> tuple[str, list[Any]]:
+    """The call of ``hotmesh_engine.turn``: parcels laid out as its aligned arrays."""
     run, fence, base, end = Int8s(), Int4s(), Int4s(), Int2s()
     due, outcome, cleared = Times(), Jsons(), Int8s()
     j_run, j_seq, j_kind, j_command = Int8s(), Int4s(), Int2s(), Int4s()
@@ -119,22 +142,37 @@ def turn_arguments(
             s_payload.append(payload)
         for task in parcel.tasks:
             tasks.append((run_id, *task))
-    t = list(zip(*tasks, strict=True)) if tasks else [()] * 12
-    d = list(zip(*ends, strict=True)) if ends else [()] * 6
     # fmt: off
-    return [
+    params: list[Any] = [
         worker, Int4s(capacity.queues), capacity.runs, capacity.activities, capacity.suspects,
         capacity.due_floor, capacity.after, capacity.asleep, Int8s(closed),
-        run, fence, base, end, due, outcome, cleared,
-        j_run, j_seq, j_kind, j_command, j_at, j_payload, j_commands,
-        used, back,
-        w_run, w_command, w_kind, w_key, w_group, w_due, e_run, e_command,
-        Int8s(t[0]), Int4s(t[1]), Texts(t[2]), Texts(t[3]), Jsons(t[4]), Jsons(t[5]), Int4s(t[6]), Bools(t[7]),
-        Times(t[8]), Times(t[9]), Floats(t[10]), Jsons(t[11]),
-        Int8s(d[0]), Int4s(d[1]), Int4s(d[2]), Int2s(d[3]), Jsons(d[4]), Times(d[5]),
-        s_run, s_key, s_payload,
     ]
+    used_groups = (
+        bool(run), bool(cleared or used or back), bool(j_run), bool(w_run), bool(e_run), bool(tasks), bool(ends), bool(s_run)
+    )
+    if run:
+        params += [run, fence, base, end, due, outcome]
+    if used_groups[1]:
+        params += [cleared, used, back]
+    if j_run:
+        params += [j_run, j_seq, j_kind, j_command, j_at, j_payload, j_commands]
+    if w_run:
+        params += [w_run, w_command, w_kind, w_key, w_group, w_due]
+    if e_run:
+        params += [e_run, e_command]
+    if tasks:
+        t = list(zip(*tasks, strict=True))
+        params += [
+            Int8s(t[0]), Int4s(t[1]), Texts(t[2]), Texts(t[3]), Jsons(t[4]), Jsons(t[5]), Int4s(t[6]), Bools(t[7]),
+            Times(t[8]), Times(t[9]), Floats(t[10]), Jsons(t[11]),
+        ]
+    if ends:
+        d = list(zip(*ends, strict=True))
+        params += [Int8s(d[0]), Int4s(d[1]), Int4s(d[2]), Int2s(d[3]), Jsons(d[4]), Times(d[5])]
+    if s_run:
+        params += [s_run, s_key, s_payload]
     # fmt: on
+    return _turn(used_groups), params
 
 
 def micros(epoch: float) -> int:

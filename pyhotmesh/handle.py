@@ -48,7 +48,7 @@ class Handle:
         )
         rows = await self._client._rows(f"select {columns} from hotmesh.workflows where run_id = %s", (await self._run(),))
         if not rows:
-            raise WorkflowNotFound(f"workflow {self.workflow_id!r} has expired")
+            raise WorkflowNotFound(f"workflow {self.workflow_id!r} was never committed, or has expired")
         return dict(zip(columns.split(", "), rows[0], strict=True))
 
     async def history(self) -> list[dict[str, Any]]:

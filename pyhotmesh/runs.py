@@ -60,6 +60,14 @@ class Parcel:
         )  # fmt: skip
 
     @property
+    def is_early(self) -> bool:
+        """Says only that the run has started: nothing is lost if that is never recorded."""
+        return (
+            len(self.rows) == 1 and self.rows[0][1] == 1 and self.end == KEEP
+            and not (self.starts or self.waits or self.tasks or self.signals or self.ended)
+        )  # fmt: skip
+
+    @property
     def has_result(self) -> bool:
         """Whether it records what must be durable before anything that follows from it begins."""
         rows = self.rows

@@ -31,7 +31,7 @@ from typing import Any
 import psycopg
 from psycopg import AsyncConnection
 
-from . import activity, engine, payloads, retry
+from . import activity, direct, engine, payloads, retry
 from .connection import connect, is_connection_trouble
 from .engine import Capacity, TaskEnd, micros
 from .errors import ApplicationError, HotMeshError
@@ -159,6 +159,10 @@ class TurnLoop:
                 found = await self._turn()
                 if found or self._dirty:
                     looks = 0
+                if found and not self._more:
+                    # Let what has just begun end, if it ends at once: its result goes with this turn.
+                    await asyncio.sleep(0)
+                    await asyncio.sleep(0)
                 continue
             if self.stopping and not self.executor.running and not self.executor.queue and not self._done:
                 return
@@ -200,7 +204,8 @@ class TurnLoop:
     async def _turn(self, asleep: bool = False) -> bool:
         """One turn with all that has gathered; True if it brought something."""
         self._heard = False
-        await self._callback(self._fire_timers)
+        if self._timers and self._timers[0][0] <= self.now():
+            await self._callback(self._fire_timers)
         parcels = self._seal()
         ends, self._ends = self._ends, []
         closed, self._closed = self._closed, []
@@ -283,9 +288,7 @@ class TurnLoop:
         if self._conn is None or self._conn.closed:
             self._conn = await connect(self.dsn)
         self.turns += 1
-        cursor = self._conn.cursor(binary=True)
-        await cursor.execute(engine.TURN, engine.turn_arguments(self.worker_id, capacity, closed, parcels, ends))
-        return await cursor.fetchall()
+        return await direct.fetch(self._conn, *engine.turn_call(self.worker_id, capacity, closed, parcels, ends))
 
     async def _find_fault(self, parcels: list[Parcel], ends: list[TaskEnd], error: BaseException) -> None:
         """A turn was refused for what it carried: finds whose fault it is, so that neighbours do not pay.
@@ -445,6 +448,9 @@ class TurnLoop:
             if run.sent is not None:
                 continue
             self._complete(run, parcel)
+            if run.local and parcel.is_early:
+                del self._dirty[run_id]  # goes with the activity's result, or with its row
+                continue
             if parcel.is_empty:
                 run.next = None
                 del self._dirty[run_id]
@@ -699,6 +705,8 @@ class TurnLoop:
             self._dirty[run.run_id] = run
             instance.deliver(STARTED, None, run.next.rows[0][3], None)  # type: ignore[union-attr]
             self._carry(run)
+            if run.local and run.next is not None and run.next.is_early:
+                self._dirty.pop(run.run_id, None)
             return
         self._replay(run, journal, elsewhere)
         early, run.early = run.early, []
@@ -715,9 +723,7 @@ class TurnLoop:
         """Fetches the rest of a journal that is longer than what came with the turn."""
         try:
             while len(journal) < run.seq and self._conn is not None:
-                cursor = self._conn.cursor(binary=True)
-                await cursor.execute(engine.JOURNAL_PAGE, (self.worker_id, run.run_id, len(journal), 5000))
-                page = await cursor.fetchall()
+                page = await direct.fetch(self._conn, engine.JOURNAL_PAGE, (self.worker_id, run.run_id, len(journal), 5000))
                 if not page:
                     self._drop(run)  # the lease is gone
                     return

@@ -21,7 +21,8 @@
 -- Lost reply: nothing is sent again; the worker adopts (workers.sql) and learns what was recorded.
 -- Crash at any statement: nothing of the turn happened.
 --
--- Arrays of one prefix are aligned. p_end: 0 keep the lease, -1 park until p_due, else the status
+-- Arrays of one prefix are aligned; a group that a turn has nothing for is left out (each argument
+-- costs the client 2 µs). p_end: 0 keep the lease, -1 park until p_due, else the status
 -- with which the run closes. The answer's rows are told apart by `kind`:
 --   0 head: at = engine time, num = messages that stayed, command = 1 if more work is ready,
 --     seq = ms until something comes due, if nothing was claimed and it is less than 1 s,
@@ -46,57 +47,57 @@ create or replace function hotmesh_engine.turn(
   p_asleep           boolean,         -- null: as it was
   p_closed           bigint[],        -- closed by the turn before: look once more who waits
   -- runs
-  p_run              bigint[],
-  p_fence            int[],
-  p_base             int[],
-  p_end              smallint[],
-  p_due              timestamptz[],
-  p_outcome          json[],
-  p_cleared          bigint[],        -- suspects that have recorded a result
+  p_run              bigint[] default '{}',
+  p_fence            int[] default '{}',
+  p_base             int[] default '{}',
+  p_end              smallint[] default '{}',
+  p_due              timestamptz[] default '{}',
+  p_outcome          json[] default '{}',
+  p_cleared          bigint[] default '{}',        -- suspects that have recorded a result
   -- journal
-  j_run              bigint[],
-  j_seq              int[],
-  j_kind             smallint[],
-  j_command          int[],
-  j_at               timestamptz[],
-  j_payload          json[],
-  j_commands         json[],
+  j_run              bigint[] default '{}',
+  j_seq              int[] default '{}',
+  j_kind             smallint[] default '{}',
+  j_command          int[] default '{}',
+  j_at               timestamptz[] default '{}',
+  j_payload          json[] default '{}',
+  j_commands         json[] default '{}',
   -- inbox rows that the journal took over; rows that the code no longer wants
-  p_used             bigint[],
-  p_back             bigint[],
+  p_used             bigint[] default '{}',
+  p_back             bigint[] default '{}',
   -- waits: new or regrouped; ended
-  w_run              bigint[],
-  w_command          int[],
-  w_kind             text[],
-  w_key              text[],
-  w_group            int[],
-  w_due              timestamptz[],
-  e_run              bigint[],
-  e_command          int[],
+  w_run              bigint[] default '{}',
+  w_command          int[] default '{}',
+  w_kind             text[] default '{}',
+  w_key              text[] default '{}',
+  w_group            int[] default '{}',
+  w_due              timestamptz[] default '{}',
+  e_run              bigint[] default '{}',
+  e_command          int[] default '{}',
   -- activity tasks: new
-  t_run              bigint[],
-  t_command          int[],
-  t_queue            text[],          -- null: the run's own
-  t_activity         text[],
-  t_input            json[],
-  t_options          json[],
-  t_attempt          int[],           -- attempts begun
-  t_held             boolean[],       -- this worker is running it
-  t_due              timestamptz[],
-  t_deadline         timestamptz[],
-  t_heartbeat        double precision[],
-  t_failure          json[],
+  t_run              bigint[] default '{}',
+  t_command          int[] default '{}',
+  t_queue            text[] default '{}',          -- null: the run's own
+  t_activity         text[] default '{}',
+  t_input            json[] default '{}',
+  t_options          json[] default '{}',
+  t_attempt          int[] default '{}',           -- attempts begun
+  t_held             boolean[] default '{}',       -- this worker is running it
+  t_due              timestamptz[] default '{}',
+  t_deadline         timestamptz[] default '{}',
+  t_heartbeat        double precision[] default '{}',
+  t_failure          json[] default '{}',
   -- activity tasks of this worker that ended: 2 completed, 3 failed, 0 again at d_due, 9 handed back
-  d_run              bigint[],
-  d_command          int[],
-  d_attempt          int[],
-  d_kind             smallint[],
-  d_payload          json[],
-  d_due              timestamptz[],
+  d_run              bigint[] default '{}',
+  d_command          int[] default '{}',
+  d_attempt          int[] default '{}',
+  d_kind             smallint[] default '{}',
+  d_payload          json[] default '{}',
+  d_due              timestamptz[] default '{}',
   -- signals sent by runs
-  s_run              bigint[],
-  s_key              text[],
-  s_payload          json[]
+  s_run              bigint[] default '{}',
+  s_key              text[] default '{}',
+  s_payload          json[] default '{}'
 ) returns setof hotmesh_engine.turn_row
 language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 declare

@@ -1,0 +1,104 @@
+"""One statement over a psycopg connection with as little between it and libpq as possible.
+
+psycopg waits for a socket with an event, a task and a timer of asyncio's, each time; that is a good half
+of the client's part of a short call (measured: 90 µs of 160 with uvloop). Here a reader callback feeds
+libpq, and nothing else runs until the result is there. Adaptation, loading and errors are psycopg's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import psycopg
+from psycopg import AsyncConnection, pq
+from psycopg.adapt import PyFormat, Transformer
+from psycopg.errors import error_from_result
+
+_FORMATS = {"%b": PyFormat.BINARY, "%s": PyFormat.AUTO}
+
+
+@lru_cache(maxsize=512)
+def _parse(query: str) -> tuple[bytes, tuple[PyFormat, ...]]:
+    """The query with $n in place of its placeholders, and their formats."""
+    formats: list[PyFormat] = []
+
+    def number(match: re.Match[str]) -> str:
+        formats.append(_FORMATS[match[0]])
+        return f"${len(formats)}"
+
+    return re.sub(r"%[bs]", number, query).encode(), tuple(formats)
+
+
+async def fetch(conn: AsyncConnection[Any], query: str, params: Sequence[Any]) -> list[tuple[Any, ...]]:
+    """Runs a statement (prepared once a connection) and returns its rows; errors as psycopg raises them."""
+    text, formats = _parse(query)
+    transformer = Transformer(conn)
+    async with conn.lock:
+        pgconn = conn.pgconn
+        if pgconn.status != pq.ConnStatus.OK:
+            raise psycopg.OperationalError("the connection is closed")
+        values = transformer.dump_sequence(params, formats)
+        types = transformer.types
+        prepared: dict[tuple[bytes, Any], bytes] = conn.__dict__.setdefault("_hotmesh_prepared", {})
+        key = text, types
+        name = prepared.get(key)
+        if name is None:
+            name = f"hotmesh_{len(prepared)}".encode()
+            pgconn.send_prepare(name, text, types)
+            await _result(conn, pgconn)
+            prepared[key] = name
+        pgconn.send_query_prepared(name, values, transformer.formats, pq.Format.BINARY)
+        result = await _result(conn, pgconn)
+    transformer.set_pgresult(result)
+    return transformer.load_rows(0, result.ntuples, tuple)
+
+
+async def _result(conn: AsyncConnection[Any], pgconn: Any) -> Any:
+    """Waits for the result of what was sent; raises its error."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[Any] = loop.create_future()
+    results: list[Any] = []
+    socket = pgconn.socket
+
+    def readable() -> None:
+        try:
+            pgconn.consume_input()
+            while not pgconn.is_busy():
+                result = pgconn.get_result()
+                if result is None:
+                    if not done.done():
+                        done.set_result(None)
+                    return
+                results.append(result)
+        except BaseException as error:
+            if not done.done():
+                done.set_exception(error)
+
+    def writable() -> None:
+        try:
+            if not pgconn.flush():
+                loop.remove_writer(socket)
+        except BaseException as error:
+            if not done.done():
+                done.set_exception(error)
+
+    loop.add_reader(socket, readable)
+    try:
+        if pgconn.flush():
+            loop.add_writer(socket, writable)
+        await done
+    except BaseException:
+        # The answer will not be read: the connection is of no more use, and its outcome unknown.
+        loop.remove_reader(socket)
+        loop.remove_writer(socket)
+        pgconn.finish()
+        raise
+    loop.remove_reader(socket)
+    for result in results:
+        if result.status == pq.ExecStatus.FATAL_ERROR:
+            raise error_from_result(result, encoding=conn.info.encoding)
+    return results[-1]

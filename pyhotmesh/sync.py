@@ -1,0 +1,135 @@
+"""SyncClient: the same calls for blocking programs (Flask, Django, scripts).
+
+One event loop in a thread of its own serves all of them; the calls only wait for it. ``conn=`` runs on
+the caller's connection, in the caller's thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Coroutine, Iterable, Sequence
+from typing import Any, Self, TypeVar
+
+from . import engine, joined, payloads, starts
+from .client import Client
+from .handle import Handle
+from .starts import StartRequest
+
+T = TypeVar("T")
+
+
+class SyncClient:
+    """A blocking ``Client``; arguments as there. Safe to share between threads; not across a fork."""
+
+    def __init__(self, connection: Any = None, **options: Any) -> None:
+        self._client = Client(connection, **options)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="hotmesh-client", daemon=True)
+        self._thread.start()
+        self.workflow = SyncWorkflowClient(self)
+
+    @property
+    def namespace(self) -> str:
+        return self._client.namespace
+
+    def signal(self, signal_id: str, payload: Any = None, *, idempotency_key: str | None = None, conn: Any = None) -> None:
+        """As ``Client.signal``."""
+        if conn is None:
+            self._wait(self._client.signal(signal_id, payload, idempotency_key=idempotency_key))
+            return
+        payloads.text_bytes(signal_id, "signal_id")
+        encoded = payloads.encode(payload).decode()
+        joined.run(conn, engine.SIGNAL, (self.namespace, signal_id, encoded, idempotency_key, True))
+
+    def get_handle(self, workflow_id: str, task_queue: str | None = None, *, run_id: int | None = None) -> SyncHandle:
+        """As ``Client.get_handle``."""
+        return SyncHandle(self, self._client.get_handle(workflow_id, task_queue, run_id=run_id))
+
+    def close(self) -> None:
+        """Closes the connections and ends the thread."""
+        if self._loop.is_running():
+            self._wait(self._client.close())
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _wait(self, work: Coroutine[Any, Any, T]) -> T:
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+
+class SyncWorkflowClient:
+    """``client.workflow`` of a ``SyncClient``."""
+
+    def __init__(self, client: SyncClient) -> None:
+        self._sync = client
+        self._workflow = client._client.workflow
+
+    def start(self, workflow: Any, *, conn: Any = None, **options: Any) -> SyncHandle:
+        """As ``WorkflowClient.start``."""
+        if conn is None:
+            return SyncHandle(self._sync, self._sync._wait(self._workflow.start(workflow, **options)))
+        conflict = options.pop("id_conflict_policy", "fail")
+        reuse = options.pop("id_reuse_policy", "allow_duplicate")
+        request = StartRequest(workflow, **options)
+        columns = starts.arguments(self._sync.namespace, [request], [request.id])
+        rows = joined.run(conn, engine.START, [*columns, conflict, reuse, False, None, True])
+        return SyncHandle(self._sync, Handle(self._sync._client, request.id, rows[0][0]))
+
+    def execute(self, workflow: Any, **options: Any) -> Any:
+        """As ``WorkflowClient.execute``."""
+        return self._sync._wait(self._workflow.execute(workflow, **options))
+
+    def start_many(self, requests: Iterable[StartRequest], *, id_conflict_policy: str = "fail") -> Sequence[SyncHandle]:
+        """As ``WorkflowClient.start_many``."""
+        handles = self._sync._wait(self._workflow.start_many(requests, id_conflict_policy=id_conflict_policy))
+        return [SyncHandle(self._sync, handle) for handle in handles]
+
+    def list(self, **filters: Any) -> Any:
+        """As ``WorkflowClient.list``."""
+        return self._sync._wait(self._workflow.list(**filters))
+
+    def count(self, **filters: Any) -> int:
+        """As ``WorkflowClient.count``."""
+        return self._sync._wait(self._workflow.count(**filters))
+
+
+class SyncHandle:
+    """A blocking ``Handle``."""
+
+    def __init__(self, client: SyncClient, handle: Handle) -> None:
+        self._sync = client
+        self._handle = handle
+        self.workflow_id = handle.workflow_id
+        self.run_id = handle.run_id
+
+    def result(self, timeout: Any = None) -> Any:
+        """As ``Handle.result``."""
+        return self._sync._wait(self._handle.result(timeout))
+
+    def status(self) -> str:
+        """As ``Handle.status``."""
+        return self._sync._wait(self._handle.status())
+
+    def describe(self) -> dict[str, Any]:
+        """As ``Handle.describe``."""
+        return self._sync._wait(self._handle.describe())
+
+    def history(self) -> Any:
+        """As ``Handle.history``."""
+        return self._sync._wait(self._handle.history())
+
+    def interrupt(self, reason: str = "interrupted") -> None:
+        """As ``Handle.interrupt``."""
+        self._sync._wait(self._handle.interrupt(reason))
