@@ -87,10 +87,7 @@ def _copy_rows(connection: psycopg.Connection[Any], table: str, run_id: int, bas
     }
     values = [fresh.get(column, sql.Identifier("t", column)) for column in columns]
     connection.execute(
-        sql.SQL(
-            "insert into {} ({}) select {} from {} t, generate_series(0, {} - 1) n"
-            " where t.run_id = {} order by n"
-        ).format(
+        sql.SQL("insert into {} ({}) select {} from {} t, generate_series(0, {} - 1) n where t.run_id = {} order by n").format(
             name,
             sql.SQL(", ").join(map(sql.Identifier, columns)),
             sql.SQL(", ").join(values),
@@ -109,8 +106,8 @@ def _parts(bench: Bench, dsn: str) -> Iterator[tuple[Part, Part]]:
         worker.call("setup", dsn=dsn, workload="curve")
         client.call("setup", dsn=dsn)
         yield worker, client
-        client.call("stop", within=20)
-        worker.call("stop", within=20)
+        client.stop()
+        worker.stop()
     finally:
         worker.end()
         client.end()

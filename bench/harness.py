@@ -39,6 +39,7 @@ class Part:
 
     def __init__(self, target: str, log: TextIO) -> None:
         self.target = target
+        self._log = log
         self._buffer = b""
         self._process = subprocess.Popen(
             [sys.executable, "-m", "bench.role", target],
@@ -78,6 +79,14 @@ class Part:
         """Call a method and wait for its value, at most `within` seconds."""
         self.send(method, **args)
         return self.receive(within)
+
+    def stop(self) -> None:
+        """Ask for a clean end; one that fails or takes too long is noted in the log, nothing more."""
+        try:
+            self.call("stop", within=15)
+        except MeasurementFailed as error:
+            self._log.write(f"stop: {error}\n")
+            self._log.flush()
 
     def cpu(self) -> float:
         """CPU seconds of the process and its children so far."""
@@ -145,10 +154,8 @@ class Session:
         assert self._before is not None
         assert self._watch is not None
         cpu = self.worker.cpu() - self._cpu
-        with suppress(MeasurementFailed):
-            self.client.call("stop", within=20)
-        with suppress(MeasurementFailed):
-            self.worker.call("stop", within=20)
+        self.client.stop()
+        self.worker.stop()
         self.client.end()
         self.worker.end()
         self._watch.close()

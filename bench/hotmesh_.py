@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -30,10 +28,9 @@ class HotMesh(Engine):
     )
 
     def prepare(self, dsn: str, programs: Path) -> None:
-        hotmesh = Path(sys.executable).with_name("hotmesh")
-        subprocess.run(
-            [str(hotmesh), "db", "upgrade", "--dsn", dsn], check=True, capture_output=True, timeout=120
-        )
+        from pyhotmesh import migrate
+
+        migrate.upgrade(dsn)
 
     def variants(self, workload: str) -> list[dict[str, Any]]:
         if workload == "W4":
@@ -102,12 +99,15 @@ class Worker(AsyncRole):
             activities=[work, note],
         )
 
+        self.task: asyncio.Future[None] | None = None
+
     def go(self) -> None:
         self.task = asyncio.ensure_future(self.worker.run())
 
     async def stop(self) -> None:
-        self.worker.stop()
-        await asyncio.wait([self.task], timeout=10)
+        if self.task is not None:
+            self.worker.stop()
+            await asyncio.wait([self.task], timeout=10)
 
 
 class Client(AsyncRole):

@@ -31,9 +31,7 @@ _TABLE = """
 create table raw (id bigint generated always as identity primary key, payload text);
 """
 _ONE = "insert into raw (payload) values ('a payload of about thirty bytes');\n"
-_SET = (
-    f"insert into raw (payload) select 'a payload of about thirty bytes' from generate_series(1, {BATCH});\n"
-)
+_SET = f"insert into raw (payload) select 'a payload of about thirty bytes' from generate_series(1, {BATCH});\n"
 
 
 def measure(server: Server, seconds: float = SECONDS) -> dict[str, float]:

@@ -67,9 +67,7 @@ def bars(found: Medians, curves: dict[str, Any]) -> list[dict[str, Any]]:
 
     def value(name: str, workload: str, system: str, pick: Callable[..., float] = min) -> float | None:
         """The best (or as `pick` says) over the variants of a system."""
-        all_of = [
-            one[name] for (w, s, _), one in found.items() if (w, s) == (workload, system) and name in one
-        ]
+        all_of = [one[name] for (w, s, _), one in found.items() if (w, s) == (workload, system) and name in one]
         return pick(all_of) if all_of else None
 
     def ratio(name: str, workload: str, peer: str, best: Callable[..., float]) -> float | None:
@@ -105,9 +103,7 @@ def bars(found: Medians, curves: dict[str, Any]) -> list[dict[str, Any]]:
             table.append((f"W7 late p50 ms, {variant}", "<=", 20, one["late_p50_ms"]))
             table.append((f"W7 late p99 ms, {variant}", "<=", 150, one["late_p99_ms"]))
     for kind, base in (("closed", 1000), ("sleeping", 0)):
-        table.append(
-            (f"W1 beside most {kind} runs, of that beside {base:,}", ">=", 0.8, _flat(curves, kind, base))
-        )
+        table.append((f"W1 beside most {kind} runs, of that beside {base:,}", ">=", 0.8, _flat(curves, kind, base)))
     return [
         {
             "bar": name,

@@ -106,9 +106,7 @@ async def _serve_async(make: Callable[[], Role], out: Any) -> None:
     loop = asyncio.get_running_loop()
     lines: asyncio.Queue[str | None] = asyncio.Queue()
     put = lines.put_nowait
-    threading.Thread(
-        target=_read, args=(lambda line: loop.call_soon_threadsafe(put, line),), daemon=True
-    ).start()
+    threading.Thread(target=_read, args=(lambda line: loop.call_soon_threadsafe(put, line),), daemon=True).start()
     role = make()
     while (line := await lines.get()) is not None:
         call = json.loads(line)

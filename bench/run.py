@@ -101,9 +101,7 @@ def _measure(
                 if workload in OWN and engine.name != "pyhotmesh":
                     continue
                 for variant in engine.variants(workload):
-                    values = _one(
-                        bench, engine, workload, variant, max(5, math.ceil(COUNTS[workload] * scale))
-                    )
+                    values = _one(bench, engine, workload, variant, max(5, math.ceil(COUNTS[workload] * scale)))
                     found.append(_record(workload, engine.name, variant["label"], repeat, values))
     return found
 

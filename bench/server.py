@@ -110,9 +110,7 @@ class Server:
 
     def drop(self, database: str) -> None:
         assert self._control is not None
-        self._control.execute(
-            sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(database))
-        )
+        self._control.execute(sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(database)))
 
     def clients(self, database: str) -> int:
         """How many clients are connected to a database."""

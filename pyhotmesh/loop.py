@@ -15,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
-import weakref
 from asyncio import events
 from collections import deque
 from collections.abc import Callable, Generator
@@ -115,8 +114,10 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
     def __init__(self, instance: Instance) -> None:
         self.instance = instance
         self._ready: deque[Handle] = deque()
-        self._created = 0
-        self._tasks: weakref.WeakSet[WorkflowTask] = weakref.WeakSet()
+        # asyncio keeps the tasks of all loops in one set: the hashes of different runs must differ.
+        self._created = (instance.info.run_id * 0x9E3779B97F4A7C15) & 0x0FFF_FFFF_FFFF_FFFF
+        self._tasks: list[WorkflowTask] = []
+        self._prune_at = 64
 
     # ------------------------------------------------------------------------------ running --
 
@@ -144,7 +145,7 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
         before = events._get_running_loop()
         events._set_running_loop(self)
         try:
-            for task in sorted(self._tasks, key=hash):
+            for task in self._tasks:
                 if not task.done():
                     task._log_destroy_pending = False  # type: ignore[attr-defined]
                     with contextlib.suppress(Exception):  # it awaits in a finally block: in vain
@@ -197,18 +198,21 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
     def create_future(self) -> WorkflowFuture:
         future = WorkflowFuture(loop=self)
         self._created += 1
-        future._index = -1 - self._created  # commands count upwards from 1
+        future._index = self._created
         return future
 
     def create_task(
         self, coro: Any, *, name: object = None, context: contextvars.Context | None = None, **kwargs: Any
     ) -> WorkflowTask:
         self._created += 1
-        index = -1 - self._created
+        index = self._created
         WorkflowTask._index = index  # the weak set of all tasks hashes it while it is being made
-        task = WorkflowTask(coro, loop=self, name=str(name or f"task-{self._created}"), context=context, **kwargs)
+        task = WorkflowTask(coro, loop=self, name=str(name or "workflow"), context=context, **kwargs)
         task._index = index
-        self._tasks.add(task)
+        self._tasks.append(task)
+        if len(self._tasks) > self._prune_at:
+            self._tasks = [t for t in self._tasks if not t.done()]
+            self._prune_at = max(64, 2 * len(self._tasks))
         return task
 
     def get_debug(self) -> bool:

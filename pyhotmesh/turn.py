@@ -55,6 +55,7 @@ log = logging.getLogger("pyhotmesh.worker")
 
 CLAIM = 500  # runs per turn: small enough that the next batch is fetched while this one runs
 MAX_BATCH_RUNS = 1000
+MIN_BATCH_RUNS = 50
 MAX_BATCH_BYTES = 4_000_000
 WARM = 2.0  # seconds that an idle run keeps its lease
 POLL = 1.0
@@ -117,6 +118,7 @@ class TurnLoop:
         self._asides: set[asyncio.Task[None]] = set()
         self._closed: list[int] = []  # of the turn before: who waits for them is looked up once more
         self._asleep = False
+        self._quiet = False
         self._more = False  # the engine has more work ready
         self._heard = True  # a notification came, or it is time to look
         self._stayed = 0
@@ -203,6 +205,7 @@ class TurnLoop:
 
     async def _turn(self, asleep: bool = False) -> bool:
         """One turn with all that has gathered; True if it brought something."""
+        self._quiet = self._asleep and not self._heard and not self._more
         self._heard = False
         if self._timers and self._timers[0][0] <= self.now():
             await self._callback(self._fire_timers)
@@ -247,7 +250,8 @@ class TurnLoop:
                 floor = datetime.fromtimestamp(self._floor_seen[0][1] / 1e6, UTC) - timedelta(seconds=1)
         queues = list(self.queues)
         random.shuffle(queues)
-        careful = self._careful
+        # Whoever makes work for a worker that is asleep tells it so: a turn that only reports need not look.
+        careful = self._careful or (self._quiet and self._is_listening())
         return Capacity(
             queues,
             0 if careful else max(0, min(CLAIM, free)),
@@ -440,6 +444,8 @@ class TurnLoop:
         self._cool()
         parcels: list[Parcel] = []
         size = 0
+        # Not all that is held in one batch: while one half is on its way, the other half can run.
+        limit = min(MAX_BATCH_RUNS, max(MIN_BATCH_RUNS, len(self.runs) // 2))
         for run_id, run in list(self._dirty.items()):
             parcel = run.next
             if parcel is None:
@@ -457,7 +463,7 @@ class TurnLoop:
                 self._note_idle(run)
                 continue
             size += sum(len(r[4] or b"") + 100 for r in parcel.rows) + len(parcel.outcome or b"")
-            if parcels and (size > MAX_BATCH_BYTES or len(parcels) >= MAX_BATCH_RUNS):
+            if parcels and (size > MAX_BATCH_BYTES or len(parcels) >= limit):
                 self._event.set()
                 break
             del self._dirty[run_id]

@@ -167,7 +167,7 @@ begin
       select array_agg(inbox_id) filter (where holder = p_worker) into r_handed from tagged;
       perform hotmesh_engine.wake_workers((
         select array_agg(distinct holder) from hotmesh_engine.live
-         where run_id = any (v_locked) and holder <> p_worker));
+         where run_id = any (v_locked) and holder is distinct from p_worker));
       perform hotmesh_engine.judge(v_locked, v_now);
     end if;
 

@@ -29,13 +29,11 @@ class Absurd(Engine):
 
     name = "absurd"
     module = "bench.peers.absurd_"
-    open_runs = (
-        f"select count(*) from absurd.t_{QUEUE} where state not in ('completed', 'failed', 'cancelled')"
-    )
+    open_runs = f"select count(*) from absurd.t_{QUEUE} where state not in ('completed', 'failed', 'cancelled')"
     notes = (
-        f"one worker process with {BUSY_CONNECTIONS} (W1, W2) or {CONNECTIONS} AsyncAbsurd workers, a connection "
-        f"each, on one event loop; concurrency and batch size {CONCURRENCY} (a task's checkpoints share its "
-        "worker's connection); of 1 to 64 connections these did best",
+        f"one worker process with {BUSY_CONNECTIONS} (W1, W2) or {CONNECTIONS} AsyncAbsurd workers, a "
+        f"connection each, on one event loop; concurrency and batch size {CONCURRENCY} (a task's checkpoints "
+        "share its worker's connection); of 4 to 64 connections these did best",
         f"workers poll every {1000 * POLL:g} ms (default 250 ms); results by fetch_task_result every "
         f"{1000 * POLL / 2:g} ms (await_task_result starts at 50 ms and doubles); W4 and W5 are also shown "
         "with the defaults",
@@ -70,9 +68,7 @@ class Absurd(Engine):
 class Worker(AsyncRole):
     """A worker process."""
 
-    async def setup(
-        self, dsn: str, workload: str, defaults: bool = False, connections: int = CONNECTIONS
-    ) -> None:
+    async def setup(self, dsn: str, workload: str, defaults: bool = False, connections: int = CONNECTIONS) -> None:
         from absurd_sdk import AsyncAbsurd
 
         self.defaults = defaults
@@ -125,15 +121,14 @@ class Worker(AsyncRole):
     def go(self) -> None:
         for number, app in enumerate(self.apps):
             options = {} if self.defaults else {"poll_interval": POLL}
-            worker = app.start_worker(
-                worker_id=f"w{number}", concurrency=CONCURRENCY, batch_size=CONCURRENCY, **options
-            )
+            worker = app.start_worker(worker_id=f"w{number}", concurrency=CONCURRENCY, batch_size=CONCURRENCY, **options)
             self.loops.append(asyncio.ensure_future(worker))
 
     async def stop(self) -> None:
         for app in self.apps:
             app.stop_worker()
-        await asyncio.wait(self.loops, timeout=5)
+        if self.loops:
+            await asyncio.wait(self.loops, timeout=5)
         for app in self.apps:
             await app._conn.close()
 
@@ -141,7 +136,7 @@ class Worker(AsyncRole):
 class Client(AsyncRole):
     """A program that starts tasks and waits for them."""
 
-    async def setup(self, dsn: str, defaults: bool = False, connections: int = CONNECTIONS) -> None:
+    async def setup(self, dsn: str, defaults: bool = False, **_worker_only: Any) -> None:
         from absurd_sdk import AsyncAbsurd
 
         self.defaults = defaults

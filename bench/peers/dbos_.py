@@ -17,6 +17,8 @@ from bench.role import SETTLE, Role, percentiles
 QUEUE = "bench"
 VERSION = "bench"  # of the application: client and worker must agree on it
 POLL = 0.01  # seconds; the default of both polls is 1 s
+W2_POLL = 0.005
+W2_CONCURRENCY = 6
 POOL = 20
 ENQUEUERS = 4
 
@@ -28,13 +30,13 @@ class Dbos(Engine):
     module = "bench.peers.dbos_"
     open_runs = "select count(*) from dbos.workflow_status where status in ('PENDING', 'ENQUEUED', 'DELAYED')"
     notes = (
-        "W1, W4, W5: plain functions, which DBOS runs in threads; W2, W3, W7: coroutines (each the faster "
+        "W1, W2, W4, W5: plain functions, which DBOS runs in threads; W3, W7: coroutines (each the faster "
         "here); LISTEN/NOTIFY on, log level CRITICAL, no tracing",
         f"system database pool of {POOL} connections; its limit on polling reads is off",
-        f"queue without a concurrency limit, polled every {1000 * POLL:g} ms (default 1 s), and results "
-        f"every {1000 * POLL:g} ms (default 1 s); W4 through the queue is also shown with the defaults",
-        f"enqueueing by {ENQUEUERS} threads of one DBOSClient; until its clock starts, the queue's "
-        "worker_concurrency is 0",
+        f"queue polled every {1000 * POLL:g} ms (default 1 s), W2 {1000 * W2_POLL:g} ms, and results every "
+        f"{1000 * POLL:g} ms (default 1 s); W4 through the queue is also shown with the defaults",
+        f"no concurrency limit (the default), but W2 has worker_concurrency {W2_CONCURRENCY}: its threads then contend less",
+        f"enqueueing by {ENQUEUERS} threads of one DBOSClient; until its clock starts, the queue's worker_concurrency is 0",
         "W4 and W5 inside the worker's process use DBOS.start_workflow / DBOS.send and the handle, "
         "which needs no poll; W7 starts its sleepers there too, one after another (through the queue they "
         "wake far later, because the starts alone keep the worker busy)",
@@ -63,6 +65,7 @@ class Dbos(Engine):
         }
         return {
             "W1": [{"label": "", "options": threads}],
+            "W2": [{"label": "", "options": {**threads, "queue_poll": W2_POLL, "concurrency": W2_CONCURRENCY}}],
             "W4": [inside, queue, defaults],
             "W5": [inside, queue],
             "W7": [{**inside, "options": {"queue_poll": 1.0}}],
@@ -79,9 +82,11 @@ class Worker(Role):
         queue_poll: float = POLL,
         result_poll: float = POLL,
         threads: bool = False,
+        concurrency: int | None = None,
     ) -> None:
         from dbos import DBOS
 
+        self.concurrency = concurrency
         self.dbos = DBOS
         if threads:
             self._threads()
@@ -180,7 +185,7 @@ class Worker(Role):
         return self.late[-1]
 
     def go(self) -> None:
-        self.queue.set_worker_concurrency(None)
+        self.queue.set_worker_concurrency(self.concurrency)
 
     def enqueue(self, workload: str, count: int) -> float:
         assert workload == "W7"
@@ -216,9 +221,7 @@ class Worker(Role):
 class Client(Role):
     """A DBOSClient."""
 
-    def setup(
-        self, dsn: str, queue_poll: float = POLL, result_poll: float = POLL, threads: bool = False
-    ) -> None:
+    def setup(self, dsn: str, queue_poll: float = POLL, result_poll: float = POLL, **_worker_only: Any) -> None:
         from dbos import DBOSClient
 
         self.poll = result_poll
