@@ -134,6 +134,8 @@ class Client:
                 if time.monotonic() > deadline:
                     raise NotConnected(f"the database cannot be reached: {str(error).strip()}") from error
                 params = again if sent and again is not None else params
+                if sent:
+                    await pool.check()  # the others of the pool are likely broken too: replaced now, not one by one
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, 2.0)
 

@@ -156,6 +156,9 @@ class TurnLoop:
         looks = 0
         while not self.abandoned:
             self.turned_at = time.monotonic()
+            if self._closed and not (self._dirty or self._ends or self._heard or self._more):
+                # The second look for waiting clients; those that were told already need the processor first.
+                await self._wait(0.003)
             if self._dirty or self._ends or self._heard or self._more or self._closed:
                 self._event.clear()
                 found = await self._turn()
