@@ -123,10 +123,7 @@ class Program:
     """Another process that uses the shared server until it is told to end."""
 
     def __init__(self, home: Path) -> None:
-        code = (
-            "import sys; from pyhotmesh.embedded import resolve;"
-            "print(resolve(sys.argv[1]), flush=True); sys.stdin.read()"
-        )
+        code = "import sys; from pyhotmesh.embedded import resolve;print(resolve(sys.argv[1]), flush=True); sys.stdin.read()"
         self.process = subprocess.Popen(
             [sys.executable, "-c", code, f"embedded://{home}"],
             stdin=subprocess.PIPE,

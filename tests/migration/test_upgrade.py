@@ -24,12 +24,7 @@ def catalog(dsn: str) -> list[str]:
 
 def schemas(dsn: str) -> set[str]:
     with psycopg.connect(dsn) as conn:
-        return {
-            name
-            for (name,) in conn.execute(
-                "select nspname from pg_namespace where nspname !~ '^pg_temp|^pg_toast'"
-            )
-        }
+        return {name for (name,) in conn.execute("select nspname from pg_namespace where nspname !~ '^pg_temp|^pg_toast'")}
 
 
 def run(*arguments: str) -> Result:
@@ -66,9 +61,7 @@ def test_a_second_upgrade_changes_nothing(dsn: str) -> None:
 def test_ten_concurrent_upgrades_make_one_schema(empty_dsn: str) -> None:
     code = "import sys; from pyhotmesh import migrate; migrate.upgrade(sys.argv[1])"
     upgrades = [
-        subprocess.Popen(
-            [sys.executable, "-c", code, empty_dsn], stderr=subprocess.PIPE, text=True, cwd=CHECKOUT
-        )
+        subprocess.Popen([sys.executable, "-c", code, empty_dsn], stderr=subprocess.PIPE, text=True, cwd=CHECKOUT)
         for _ in range(10)
     ]
     said = [upgrade.communicate()[1] for upgrade in upgrades]
@@ -119,9 +112,7 @@ def test_alembic_in_a_checkout_does_the_same(dsn: str, empty_dsn: str) -> None:
     assert catalog(empty_dsn) == catalog(dsn)
     assert migrate.check(empty_dsn) == []
 
-    said = subprocess.run(
-        [*alembic, "current"], cwd=CHECKOUT, env=environment, check=True, capture_output=True
-    )
+    said = subprocess.run([*alembic, "current"], cwd=CHECKOUT, env=environment, check=True, capture_output=True)
     assert migrate.head() in said.stdout.decode()
     assert migrate.check(empty_dsn) == []
 

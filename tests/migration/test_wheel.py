@@ -33,11 +33,7 @@ def test_the_wheel_holds_sql_and_migrations(wheel: Path) -> None:
     expected |= {f"pyhotmesh/_migrations/frozen/0001/{name}" for name in migrate.DOMAINS}
     expected |= {"pyhotmesh/_migrations/env.py", "pyhotmesh/_migrations/catalog.sql", "pyhotmesh/py.typed"}
     assert expected <= names
-    assert not [
-        name
-        for name in names
-        if name.split("/")[0] not in ("pyhotmesh", wheel.name.split("-py3")[0] + ".dist-info")
-    ]
+    assert not [name for name in names if name.split("/")[0] not in ("pyhotmesh", wheel.name.split("-py3")[0] + ".dist-info")]
 
 
 def test_the_installed_wheel_migrates_a_database(wheel: Path, empty_dsn: str, tmp_path: Path) -> None:
