@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -58,6 +59,7 @@ def main(scale: float, only: str, systems: str, repeats: int, out: Path) -> None
     wanted = _names(only, (*COUNTS, "raw"), "--only")
     chosen = _names(systems, SYSTEMS, "--systems")
     out.mkdir(parents=True, exist_ok=True)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the server and all parts end with us
     stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H%MZ")
     begin = time.monotonic()
     with (out / "last.log").open("w") as log, Server() as server:

@@ -169,7 +169,8 @@ class Client:
             await self._rows(engine.AWAIT, (Int8s([run_id]), results.client_id))
             await results.check([run_id])
         try:
-            status, payload = await asyncio.wait_for(asyncio.shield(future), timeout)
+            async with asyncio.timeout(timeout):
+                status, payload = await asyncio.shield(future)
         except asyncio.TimeoutError:
             from .errors import TimeoutError
 

@@ -210,14 +210,16 @@ class Listener:
         while not conn.closed:
             loop.add_reader(socket, readable)
             try:
-                await asyncio.wait_for(asyncio.shield(broken), 15.0)
+                async with asyncio.timeout(15.0):
+                    await asyncio.shield(broken)
             except asyncio.TimeoutError:
                 if broken.done():
                     raise
             finally:
                 if not conn.closed:
                     loop.remove_reader(socket)
-            await asyncio.wait_for(conn.execute("select 1"), 5.0)
+            async with asyncio.timeout(5.0):
+                await conn.execute("select 1")
 
     async def close(self) -> None:
         if self._task is not None:

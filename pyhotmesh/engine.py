@@ -42,6 +42,7 @@ def _turn(groups: tuple[bool, ...]) -> str:
 
 
 REGISTER = "select hotmesh_engine.register(%s, %s, %s, %s, %s, %s)"
+WARM_UP = "select hotmesh_engine.warm_up(%b)"
 HEARTBEAT = "select * from hotmesh_engine.heartbeat(%b, %b, %b, %b, %b)"
 ADOPT = "select run, command, seq, fence from hotmesh_engine.adopt(%b, %b, %s, %b, %b, %b, %b)"
 RETIRE = "select hotmesh_engine.retire(%s)"

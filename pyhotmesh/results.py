@@ -74,7 +74,8 @@ class Results:
         while True:
             try:
                 bound = POLL if self._listener.alive else POLL_DEAF
-                await asyncio.wait_for(self._wake.wait(), bound)
+                async with asyncio.timeout(bound):  # wait_for may swallow a cancellation in 3.11
+                    await self._wake.wait()
             except asyncio.TimeoutError:
                 self._ready.update(self._waiting)
             self._wake.clear()

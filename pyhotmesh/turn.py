@@ -54,7 +54,7 @@ from .wire import INFINITY, Int4s, Int8s
 log = logging.getLogger("pyhotmesh.worker")
 
 CLAIM = 500  # runs per turn: small enough that the next batch is fetched while this one runs
-MAX_BATCH_RUNS = 1000
+MAX_BATCH_RUNS = 300  # a turn's fixed cost is that of ten runs
 MIN_BATCH_RUNS = 50
 MAX_BATCH_BYTES = 4_000_000
 WARM = 2.0  # seconds that an idle run keeps its lease
@@ -116,6 +116,7 @@ class TurnLoop:
         self._event = asyncio.Event()
         self._conn: AsyncConnection[Any] | None = None
         self._asides: set[asyncio.Task[None]] = set()
+        self._warm: AsyncConnection[Any] | None = None  # the connection that has planned its statements
         self._closed: list[int] = []  # of the turn before: who waits for them is looked up once more
         self._asleep = False
         self._quiet = False
@@ -158,7 +159,7 @@ class TurnLoop:
             self.turned_at = time.monotonic()
             if self._closed and not (self._dirty or self._ends or self._heard or self._more):
                 # The second look for waiting clients; those that were told already need the processor first.
-                await self._wait(0.003)
+                await self._wait(0.001)
             if self._dirty or self._ends or self._heard or self._more or self._closed:
                 self._event.clear()
                 found = await self._turn()
@@ -294,6 +295,9 @@ class TurnLoop:
     ) -> list[tuple[Any, ...]]:
         if self._conn is None or self._conn.closed:
             self._conn = await connect(self.dsn)
+        if self._warm is not self._conn:
+            self._warm = self._conn
+            await direct.fetch(self._conn, engine.WARM_UP, (self.worker_id,))
         self.turns += 1
         return await direct.fetch(self._conn, *engine.turn_call(self.worker_id, capacity, closed, parcels, ends))
 
@@ -447,8 +451,8 @@ class TurnLoop:
         self._cool()
         parcels: list[Parcel] = []
         size = 0
-        # Not all that is held in one batch: while one half is on its way, the other half can run.
-        limit = min(MAX_BATCH_RUNS, max(MIN_BATCH_RUNS, len(self.runs) // 2))
+        # Not all that is held in one batch: while a part is on its way, the others can run.
+        limit = min(MAX_BATCH_RUNS, max(MIN_BATCH_RUNS, len(self.runs) // 3))
         for run_id, run in list(self._dirty.items()):
             parcel = run.next
             if parcel is None:

@@ -18,7 +18,7 @@ from bench.role import SETTLE, AsyncRole, percentiles
 
 QUEUE = "bench"
 CONNECTIONS = 4
-BUSY_CONNECTIONS = 16  # for W1 and W2
+BUSY_CONNECTIONS = 16  # for W1, W2 and W7
 CONCURRENCY = 20
 POLL = 0.01  # seconds; the default is 0.25 s
 ENQUEUERS = 4
@@ -31,7 +31,7 @@ class Absurd(Engine):
     module = "bench.peers.absurd_"
     open_runs = f"select count(*) from absurd.t_{QUEUE} where state not in ('completed', 'failed', 'cancelled')"
     notes = (
-        f"one worker process with {BUSY_CONNECTIONS} (W1, W2) or {CONNECTIONS} AsyncAbsurd workers, a "
+        f"one worker process with {BUSY_CONNECTIONS} (W1, W2, W7) or {CONNECTIONS} AsyncAbsurd workers, a "
         f"connection each, on one event loop; concurrency and batch size {CONCURRENCY} (a task's checkpoints "
         "share its worker's connection); of 4 to 64 connections these did best",
         f"workers poll every {1000 * POLL:g} ms (default 250 ms); results by fetch_task_result every "
@@ -60,7 +60,7 @@ class Absurd(Engine):
                 {"label": f"polls of {1000 * POLL:g} ms"},
                 {"label": "default polls", "options": {"defaults": True}, "share": 0.1},
             ]
-        if workload in ("W1", "W2"):
+        if workload in ("W1", "W2", "W7"):
             return [{"label": "", "options": {"connections": BUSY_CONNECTIONS}}]
         return [{"label": ""}]
 

@@ -15,7 +15,11 @@ from .. import __version__
 
 # Name of the subcommand: module of this package and the click command in it.
 COMMANDS: Final = {
+    "demo": ("demo", "demo"),
+    "dev": ("dev", "dev"),
     "db": ("db", "db"),
+    "worker": ("worker", "worker"),
+    "workflow": ("workflow", "workflow"),
 }
 
 
