@@ -1,0 +1,56 @@
+"""`hotmesh dev` and `hotmesh demo`: a private PostgreSQL each."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+
+from .conftest import APP, HotMesh, read_until
+
+
+@pytest.fixture
+def here() -> Iterator[HotMesh]:
+    """A directory that the server's account can reach (root's `tmp_path` is closed to others)."""
+    with TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        (Path(name) / "app.py").write_text(APP)
+        command = HotMesh(Path(name), None)
+        yield command
+        for process in command.processes:
+            process.terminate()
+            process.communicate()
+
+
+def test_dev_tells_what_happens(here: HotMesh) -> None:
+    dev = here.start("dev", "app:worker")
+    found = re.search(r"HOTMESH_DATABASE_URL='(embedded:[^']+)'", read_until(dev, "activities"))
+    assert found is not None
+    here.env["HOTMESH_DATABASE_URL"] = found[1]
+    here("workflow", "start", "waiter", "--arg", '"k"', "--id", "w1")
+    read_until(dev, 'waiter("k")', "signal k")
+    here("workflow", "signal", "k", "42")
+    read_until(dev, "signal_received", "completed")
+    here("workflow", "start", "failing", "--id", "f1")
+    read_until(dev, "activity_failed", "ApplicationError: not today", "failed")
+    dev.terminate()
+    dev.communicate(timeout=30)
+    assert dev.returncode == 0
+    assert (here.directory / ".hotmesh").is_dir(), "the data stay"
+    assert '"Hello' not in here("workflow", "list"), "and can be looked at"
+    assert "w1" in here("workflow", "list")
+
+
+def test_the_demonstration_succeeds() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "pyhotmesh.cli", "demo", "--workflows", "200"], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "SIGKILL" in done.stdout
+    assert "200 of 200 finished" in done.stdout
+    assert "All results are right" in done.stdout
