@@ -1,6 +1,6 @@
 """Two signals collated by `asyncio.gather`: sent in reverse order, they arrive where they belong.
 
-    python examples/collation.py
+python examples/collation.py
 """
 
 import asyncio

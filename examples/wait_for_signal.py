@@ -1,7 +1,7 @@
 """A workflow that waits for a signal; its handle, fetched by id in another process, returns the result.
 
-    python examples/wait_for_signal.py             start, wait in another process, signal
-    python examples/wait_for_signal.py result      what that other process does: fetch the handle and wait
+python examples/wait_for_signal.py             start, wait in another process, signal
+python examples/wait_for_signal.py result      what that other process does: fetch the handle and wait
 """
 
 import asyncio

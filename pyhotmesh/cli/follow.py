@@ -25,6 +25,8 @@ select run_id, command, attempt, hotmesh.now() as at, workflow_id, activity, due
   from hotmesh.activities where last_failure is not null
 """
 
+_KINDS = {"a": "activity", "t": "timer", "w": "signal", "s": "send signal"}
+_FAILURES = ("activity_failed", "failed", "timed_out", "interrupted", "cancelled")
 _STYLES = {"started": "bold", "activity_failed": "red", "signal_received": "magenta", "timer_fired": "blue"}
 
 
@@ -45,11 +47,11 @@ class Follower:
             if key not in self._seen:
                 what = self._describe(kind, event, payload, commands, given)
                 lines.append((at, _line(at, workflow_id, event, what)))
-        for run, command, attempt, at, workflow_id, activity, due, failure in await self._rows(_RETRIES):
+        for run, command, attempt, at, workflow_id, activity, due, last in await self._rows(_RETRIES):
             key = run, command, attempt, "retry"
             present[key] = None
             if key not in self._seen:
-                what = f"{activity}, attempt {attempt}: {_failure(failure)}; again at {output.short(due)[-8:]}"
+                what = f"{activity}, attempt {attempt}: {failure(last)}; again at {output.short(due)[-8:]}"
                 lines.append((at, _line(at, workflow_id, "attempt_failed", what)))
         self._seen = present
         return [line for _, line in sorted(lines, key=lambda pair: pair[0])]
@@ -61,11 +63,9 @@ class Follower:
     def _describe(self, kind: str, event: str, payload: Any, commands: Any, given: Any) -> str:
         said = []
         if event == "started":
-            said.append(f"{kind}({', '.join(output.short(part, 40) for part in given)})")
-        elif event in ("activity_failed", "failed", "timed_out", "interrupted"):
-            said.append(_failure(payload))
+            said.append(f"{kind}({', '.join(output.short(output.as_json(part), 40) for part in given)})")
         elif payload is not None:
-            said.append(output.short(payload, 70))
+            said.append(told(event, payload))
         if commands:
             said.append(f"→ {asked(commands)}")
         return " ".join(said)
@@ -75,14 +75,21 @@ def asked(commands: list[Any] | None) -> str | None:
     """What code asked for, of a row's commands ([number, kind, name, digest]): `1 activity greet, 2 timer`."""
     if not commands:
         return None
-    return ", ".join(" ".join(str(part) for part in command[:3] if part is not None) for command in commands)
+    words = [(number, _KINDS.get(kind, kind), *name[:1]) for number, kind, *name in commands]
+    return ", ".join(" ".join(str(part) for part in command if part is not None) for command in words)
 
 
-def _failure(payload: Any) -> str:
-    if isinstance(payload, dict) and "type" in payload:
-        message = str(payload.get("message") or "").splitlines()
-        return f"{payload['type']}: {message[0]}" if message else str(payload["type"])
-    return output.short(payload, 70)
+def told(event: str, payload: Any, width: int = 70) -> str:
+    """A row's payload in little space: a failure as `type: message`, else JSON."""
+    if event in _FAILURES and isinstance(payload, dict) and "type" in payload:
+        return failure(payload)
+    return "" if payload is None else output.short(output.as_json(payload), width)
+
+
+def failure(payload: dict[str, Any]) -> str:
+    """A recorded failure as `type: message`."""
+    message = str(payload.get("message") or "").splitlines()
+    return f"{payload['type']}: {message[0]}" if message else str(payload["type"])
 
 
 def _line(at: datetime, workflow_id: str, event: str, what: str) -> Text:

@@ -49,6 +49,11 @@ def short(value: Any, width: int = 60) -> str:
     return text if len(text) <= width else text[: width - 1] + "…"
 
 
+def exact(at: datetime) -> str:
+    """A time to the millisecond in the local zone."""
+    return at.astimezone().strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
+
+
 def status(value: str) -> Text:
     return Text(value, style=STATUS_STYLES.get(value, ""))
 

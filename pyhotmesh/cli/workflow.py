@@ -33,7 +33,7 @@ from ..handle import Handle
 from . import output
 from .db import _failures as failures
 from .db import dsn_option
-from .follow import asked
+from .follow import asked, failure, told
 
 T = TypeVar("T")
 
@@ -197,13 +197,17 @@ def _print_workflow(shown: dict[str, Any]) -> None:
     console.print(output.status(about["status"]), f" {about['workflow_id']}", style="bold")
     for name, value in about.items():
         if value is not None and name not in ("workflow_id", "status", "namespace"):
-            console.print(f"  {name.replace('_', ' '):<14} {output.short(value, 100)}", markup=False)
+            text = failure(value) if name == "error" else output.short(value, 100)
+            console.print(f"  {name.replace('_', ' '):<14} {text}", markup=False)
     for part, columns in (("waiting", _WAITING), ("activities", _ACTIVITIES)):
         if shown[part]:
             console.print()
             console.print(output.table(shown[part], columns, title={"waiting": "waits for"}.get(part, part)))
     console.print()
-    history = [{**row, "asked_for": asked(row["commands"])} for row in shown["history"]]
+    history = [
+        {**row, "at": output.exact(row["at"]), "payload": told(row["event"], row["payload"]), "asked_for": asked(row["commands"])}
+        for row in shown["history"]
+    ]
     console.print(output.table(history, ("seq", "at", "event", "command", "payload", "asked_for"), title="history"))
 
 

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from .conftest import APP, HotMesh, read_until
+from tests.cli.command import APP, HotMesh, read_until
 
 
 @pytest.fixture

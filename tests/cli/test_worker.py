@@ -11,7 +11,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from .conftest import HotMesh, eventually, read_until
+from tests.cli.command import HotMesh, eventually, read_until
 
 
 def pids_of(said: str) -> list[int]:

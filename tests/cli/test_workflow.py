@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import HotMesh, read_until
+from tests.cli.command import HotMesh, read_until
 
 
 @pytest.fixture
