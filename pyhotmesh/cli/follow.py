@@ -48,9 +48,9 @@ class Follower:
                 what = self._describe(kind, event, payload, commands, given)
                 lines.append((at, _line(at, workflow_id, event, what)))
         for run, command, attempt, at, workflow_id, activity, due, last in await self._rows(_RETRIES):
-            key = run, command, attempt, "retry"
-            present[key] = None
-            if key not in self._seen:
+            retry = (run, command, attempt, "retry")
+            present[retry] = None
+            if retry not in self._seen:
                 what = f"{activity}, attempt {attempt}: {failure(last)}; again at {output.short(due)[-8:]}"
                 lines.append((at, _line(at, workflow_id, "attempt_failed", what)))
         self._seen = present

@@ -47,7 +47,7 @@ json_option = click.option("--json", "json_", is_flag=True, help="Print JSON, fo
 timeout_option = click.option("--timeout", metavar="DURATION", help='How long to wait: seconds, or text such as "5 minutes".')
 
 
-class _Json(click.ParamType):
+class _Json(click.ParamType[Any]):
     name = "json"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:

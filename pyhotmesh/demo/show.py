@@ -269,8 +269,8 @@ class Show:
         again = done - recorded
         _say(
             self._console,
-            f"\nActivities succeeded {done:,} times, and {recorded:,} results were recorded, one for each call: the other {again}\n"
-            "ran on the worker that was killed before it could record them, and ran again. At least once; one result.",
+            f"\nActivities succeeded {done:,} times, and {recorded:,} results were recorded, one for each call: "
+            f"the other {again}\nran on the worker that was killed before it could record them, and ran again. At least once; one result.",
         )
 
     def _query(self, query: str) -> None:
