@@ -270,7 +270,8 @@ class Show:
         _say(
             self._console,
             f"\nActivities succeeded {done:,} times, and {recorded:,} results were recorded, one for each call: "
-            f"the other {again}\nran on the worker that was killed before it could record them, and ran again. At least once; one result.",
+            f"the other {again}\nran on the worker that was killed "
+            "before it could record them, and ran again. At least once; one result.",
         )
 
     def _query(self, query: str) -> None:
