@@ -43,6 +43,7 @@ DOMAINS: Final = (
     "tend.sql",
     "signals.sql",
     "results.sql",
+    "invariants.sql",
     "views.sql",
 )
 TABLES: Final = DOMAINS[0]

@@ -90,7 +90,7 @@ class Results:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-            await self._listener.close()
+        await self._listener.close()
         for future in self._waiting.values():
             future.cancel()
 

@@ -71,7 +71,7 @@ def run(count: int) -> int:
 
 
 def _end(number: int, frame: FrameType | None) -> None:
-    sys.exit(128 + number)
+    signal.raise_signal(signal.SIGINT)  # asyncio.run cancels what it runs, and raises KeyboardInterrupt
 
 
 class Workers:
@@ -195,16 +195,17 @@ class Show:
             if self._done != last:
                 if shown and not resumed and killed_at is not None:
                     resumed = True
-                    _say(
-                        self._console, f"{now - killed_at:.1f} s after the kill: its lease has ended, A takes its workflows over"
-                    )
+                    _say(self._console, f"{now - killed_at:.1f} s after the kill: its lease has ended, A takes over what it held")
                 last, moved_at = self._done, now
             advance(self._done)
             if killed_at is None and self._done >= self._count * 0.4:
-                held = self._value("select sum(runs) from hotmesh.workers where name = 'B'")
+                held = self._value(
+                    "select sum(runs) || ' workflows and ' || sum(activities) || ' activities'"
+                    " from hotmesh.workers where name = 'B'"
+                )
                 self._workers.kill("B")
                 killed_at = now
-                _say(self._console, f"[bold red]SIGKILL[/] for worker B, which held {held} workflows. A goes on")
+                _say(self._console, f"[bold red]SIGKILL[/] for worker B, which held {held}. A goes on")
             elif killed_at is not None and not shown and now - moved_at > 1.0:
                 shown = True
                 _say(self._console, "only what B held is left; until its lease of 10 s ends, two other things:")

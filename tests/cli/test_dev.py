@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -54,3 +56,21 @@ def test_the_demonstration_succeeds() -> None:
     assert "SIGKILL" in done.stdout
     assert "200 of 200 finished" in done.stdout
     assert "All results are right" in done.stdout
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_demonstration_leaves_nothing(here: HotMesh, number: signal.Signals) -> None:
+    here.env["TMPDIR"] = str(here.directory)
+    demo = here.start("demo")
+    workers = re.findall(r"process (\d+)", read_until(demo, "workflows started"))
+    assert len(workers) == 2
+    assert list(here.directory.glob("hotmesh-*"))
+    demo.send_signal(number)
+    said, _ = demo.communicate(timeout=30)
+    assert demo.returncode == 130
+    assert "Traceback" not in said
+    assert "pending" not in said
+    assert list(here.directory.glob("hotmesh-*")) == []
+    for pid in workers:
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(pid), 0)
