@@ -58,6 +58,7 @@ class Client:
         self._pool_size = pool_size
         self._pool: AsyncConnectionPool[Any] | None = None
         self._results: Results | None = None
+        self._closed = False
         self.workflow = WorkflowClient(self)
 
     async def signal(self, signal_id: str, payload: Any = None, *, idempotency_key: str | None = None, conn: Any = None) -> None:
@@ -82,7 +83,8 @@ class Client:
         return Handle(self, workflow_id, run_id)
 
     async def close(self) -> None:
-        """Closes the client's connections."""
+        """Closes the client's connections. Who awaits something of it gets ``NotConnected``, as do later calls."""
+        self._closed = True
         if self._results is not None:
             await self._results.close()
             self._results = None
@@ -98,7 +100,12 @@ class Client:
 
     # ------------------------------------------------------------------------------ internal --
 
+    def _check_open(self) -> None:
+        if self._closed:
+            raise NotConnected("this client has been closed: make a new one")
+
     async def _connections(self) -> AsyncConnectionPool[Any]:
+        self._check_open()
         if self._pool is None:
             self._pool = AsyncConnectionPool(
                 self.dsn, open=False, min_size=1, max_size=self._pool_size, configure=configure,
@@ -120,6 +127,8 @@ class Client:
                     sent = True
                     return await direct.fetch(conn, query, params)
             except (psycopg.Error, OSError) as error:
+                if not sent:
+                    self._check_open()
                 if isinstance(error, psycopg.Error) and not is_connection_trouble(error):
                     if error.sqlstate in ("HM007", "40P01", "40001") and time.monotonic() < deadline:
                         await asyncio.sleep(delay)
@@ -153,6 +162,7 @@ class Client:
             delay *= 2
 
     async def _waiting(self) -> Results:
+        self._check_open()
         if self._results is None:
             self._results = Results(self.notification_dsn, self._outcomes)
         await self._results.start()

@@ -10,6 +10,7 @@ from . import engine, payloads
 from .connection import Listener
 from .errors import (
     HotMeshError,
+    NotConnected,
     TimeoutError,
     WorkflowCancelled,
     WorkflowFailed,
@@ -92,7 +93,9 @@ class Results:
             await asyncio.gather(self._task, return_exceptions=True)
         await self._listener.close()
         for future in self._waiting.values():
-            future.cancel()
+            if not future.done():
+                future.set_exception(NotConnected("the client was closed while the result was awaited; the workflow goes on"))
+                future.exception()  # seen, should nobody wait any more
 
 
 def unwrap(workflow_id: str, status: int, payload: str | None) -> Any:

@@ -208,25 +208,46 @@ class TurnLoop:
         return bound
 
     async def _turn(self, asleep: bool = False) -> bool:
-        """One turn with all that has gathered; True if it brought something."""
-        self._quiet = self._asleep and not self._heard and not self._more
-        self._heard = False
+        """A turn with all that has gathered, and more while more has gathered meanwhile: the next one is on
+        its way before the answer of this one is fed. True if one brought something."""
         if self._timers and self._timers[0][0] <= self.now():
             await self._callback(self._fire_timers)
+        found = False
+        turn = self._prepare(asleep)
+        sending: Awaitable[list[tuple[Any, ...]] | None] = self._send(*turn)
+        while True:
+            rows = await sending
+            following = None
+            if rows is None:
+                self._closed = []
+                found = True
+            else:
+                self._asleep = turn[3]
+                if self._dirty and not self.abandoned:
+                    following = self._prepare(asleep=False, busy=True)
+                    sending = self._loop.create_task(self._send(*following))
+                try:
+                    found |= bool(await self._callback(self._answer, rows, turn[0]))
+                except BaseException:
+                    if isinstance(sending, asyncio.Task):
+                        sending.cancel()
+                    raise
+            if following is None:
+                return found
+            turn = following
+
+    def _prepare(self, asleep: bool, busy: bool = False) -> tuple[list[Parcel], list[TaskEnd], list[int], bool]:
+        """Seals a turn: its parcels, ended tasks, runs closed by the turn before, and how the worker will wait."""
+        self._quiet = self._asleep and not self._heard and not self._more
+        self._heard = False
         parcels = self._seal()
         ends, self._ends = self._ends, []
-        closed, self._closed = self._closed, []
+        closed, self._closed = self._closed, [p.run.run_id for p in parcels if p.end > KEEP]
         # A worker with little to do stays 'asleep' through its turns: that spares two writes each.
         if not asleep:
-            busy = self.executor.running or self.executor.queue or self._more
+            busy = busy or bool(self.executor.running or self.executor.queue or self._more)
             asleep = not (busy or any(p.starts for p in parcels))
-        self._closed = [p.run.run_id for p in parcels if p.end > KEEP]
-        rows = await self._send(parcels, ends, closed, asleep)
-        if rows is None:
-            self._closed = []
-            return True
-        self._asleep = asleep
-        return bool(await self._callback(self._answer, rows, parcels))
+        return parcels, ends, closed, asleep
 
     async def _callback(self, function: Callable[..., Any], *args: Any) -> Any:
         """Runs a function as a plain callback of the loop, outside of any task."""

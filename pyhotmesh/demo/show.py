@@ -168,10 +168,11 @@ class Show:
         took = time.perf_counter() - began
         _say(self._console, f"{self._count} workflows started in {took * 1000:.0f} ms; each greets in two languages at once,")
         _say(self._console, "by activities that fail half of the time\n")
-        waits = [asyncio.create_task(self._check(handle, name)) for handle, name in zip(handles, names, strict=True)]
-        with _progress(self._console, self._count) as advance:
-            await self._watch(client, advance)
-        await asyncio.gather(*waits)
+        async with asyncio.TaskGroup() as waits:  # which ends them when this ends early
+            for handle, name in zip(handles, names, strict=True):
+                waits.create_task(self._check(handle, name))
+            with _progress(self._console, self._count) as advance:
+                await self._watch(client, advance)
         _say(self._console, f"\n{self._done} of {self._count} finished {time.perf_counter() - began:.1f} s after the start")
 
     async def _check(self, handle: Handle, name: str) -> None:

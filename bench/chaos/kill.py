@@ -1,0 +1,91 @@
+"""Workers killed and stopped at random moments, while workflows run."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from pyhotmesh import Client, StartRequest
+
+from .flows import expected, order
+from .ledger import Ledger, Report, check, recorded_tokens
+from .processes import WorkerProcess, until
+
+
+async def kill_workers(
+    dsn: str,
+    directory: Path,
+    *,
+    workflows: int,
+    kills: int = 0,
+    stops: int = 0,
+    processes: int = 2,
+    lease: float = 1.0,
+    limit: float = 120.0,
+    say: Callable[[str], None] = lambda line: None,
+) -> Report:
+    """Runs ``workflows`` orders on ``processes`` workers; ``kills`` of these are killed with SIGKILL,
+    and ``stops`` are stopped with SIGSTOP until their lease was swept, and then go on.
+
+    Each blow falls after a random share of the work was done, so that all fall while there is work.
+    """
+    ledger = Ledger(directory / "ledger")
+    names = [f"o{i}-{os.urandom(3).hex()}" for i in range(workflows)]
+    workers = [WorkerProcess(dsn, ledger=ledger.path, lease=lease) for _ in range(processes)]
+    forbidden: set[str] = set()
+    results: dict[str, Any] = {}
+
+    def strike() -> None:
+        blows = ["kill"] * kills + ["stop"] * stops
+        random.shuffle(blows)
+        base = ledger.count()
+        whole = workflows * (len(expected("")) - 1)
+        marks = sorted(random.uniform(0.02, 0.9) * whole for _ in blows)
+        with psycopg.connect(dsn, autocommit=True) as conn:
+            for blow, mark in zip(blows, marks, strict=True):
+                until(lambda mark=mark: ledger.count() - base >= mark, f"{mark:.0f} effects", limit)
+                victim = workers.pop(0)
+                until(lambda victim=victim: victim.registered(conn), "a worker serves")
+                say(f"{blow} {victim.name} after {ledger.count() - base} effects")
+                if blow == "kill":
+                    victim.kill()
+                    workers.append(WorkerProcess(dsn, ledger=ledger.path, lease=lease))
+                    continue
+                victim.send(signal.SIGSTOP)
+                until(lambda victim=victim: victim.released(conn), "a stopped worker loses its lease")
+                mine = {e.token for e in ledger.effects() if e.pid == victim.pid}
+                forbidden.update(mine - set(recorded_tokens(conn)))
+                victim.send(signal.SIGCONT)
+                workers.append(victim)
+
+    try:
+        async with Client(dsn) as client:
+            for name in names:
+                ledger.append("intent", name)
+            handles = await client.workflow.start_many([StartRequest(order, [n], workflow_id=n) for n in names])
+            for name in names:
+                ledger.append("acked", name)
+
+            async def collect(name: str, handle: Any) -> None:
+                try:
+                    results[name] = await handle.result(timeout=limit)
+                except TimeoutError:
+                    pass
+                except Exception as error:
+                    results[name] = error
+
+            blows = asyncio.create_task(asyncio.to_thread(strike))
+            await asyncio.gather(*[collect(n, h) for n, h in zip(names, handles, strict=True)])
+            await blows
+    finally:
+        for worker in workers:
+            if worker.process.poll() is None:
+                worker.kill()
+    return check(ledger, dsn, results, {n: expected(n) for n in names}, forbidden)

@@ -1,0 +1,50 @@
+"""A worker that was away for longer than its lease can record nothing of what it held."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from pyhotmesh import Client
+from tests.reliability.flows import pids
+from tests.reliability.kit import Database, serve, spawn, until
+
+
+@pytest.mark.parametrize("with_row", [False, True], ids=["held in memory", "with a task row"])
+async def test_a_stopped_worker_records_nothing_when_it_goes_on(dsn: str, db: Database, tmp_path: Path, with_row: bool) -> None:
+    async with Client(dsn) as client:
+        with spawn(dsn) as zombie:
+            options = {"schedule_to_close_timeout": 3600} if with_row else {}
+            handle = await client.workflow.start("call", args=["held", [str(tmp_path)], options], workflow_id="w")
+            begun = tmp_path / "begun"
+            await until(begun.exists, "it has begun")
+            if with_row:
+                await until(
+                    lambda: db.value("select count(*) = 1 from hotmesh.activities where status = 'running'"), "a task row"
+                )
+            zombie.send(signal.SIGSTOP)
+            async with serve(client, lease=1.0) as heir:
+                await until(lambda: begun.read_text().count("\n") == 2, "the heir has taken over")
+                assert zombie.released(db.conn)
+                zombie.send(signal.SIGCONT)
+                await until(lambda: "lost its lease" in zombie.log or zombie.registered(db.conn), "the zombie has noticed")
+                (tmp_path / "go").touch()
+                pid, attempt = await handle.result(timeout=20)
+            assert pid != zombie.pid and attempt == (2 if with_row else 1)
+            assert heir is not None
+            assert db.events("w").count("activity_completed") == 1
+            # It is a worker like any other again, under another id.
+            assert await client.workflow.execute(pids, args=[1], timeout=20) == [zombie.pid]
+
+
+async def test_its_neighbours_go_on_while_it_is_stopped(dsn: str, db: Database) -> None:
+    async with Client(dsn) as client, serve(client, lease=1.0):
+        with spawn(dsn) as zombie:
+            await until(lambda: zombie.registered(db.conn), "it serves")
+            zombie.send(signal.SIGSTOP)
+            assert await client.workflow.execute("chain", args=[20], timeout=20) == [2 * i for i in range(20)]
+            await until(lambda: zombie.released(db.conn), "it is swept")
+            zombie.send(signal.SIGCONT)
+            await until(lambda: zombie.registered(db.conn), "it registers anew")

@@ -1,0 +1,65 @@
+"""Who keeps a lease, and who does not."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from pyhotmesh import Client
+from tests.reliability.flows import call, listen
+from tests.reliability.kit import Database, serve, spawn, until
+
+
+async def test_a_loop_that_blocks_keeps_its_lease(dsn: str, db: Database) -> None:
+    """Three leases long nothing turns; heartbeats come from a thread of their own."""
+    async with Client(dsn) as client, serve(client, lease=1.0):
+        with spawn(dsn, "--queue", "blocks", lease=0.5) as blocker:
+            handle = await client.workflow.start(call, args=["blocks_the_loop", [1.8], {}], task_queue="blocks")
+            assert await handle.result(timeout=20) == "blocked"
+            workers = db.rows("select status from hotmesh.workers where name = %s", blocker.name)
+    assert workers == [("busy",)] or workers == [("idle",)]
+
+
+@pytest.mark.limit(60)
+async def test_a_loop_that_blocks_for_too_long_gives_its_runs_up(
+    dsn: str, db: Database, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.ERROR, "pyhotmesh.worker")
+    async with Client(dsn) as client:
+        with spawn(dsn, "--stall-limit", "0.5", lease=0.5) as stalled:
+            handle = await client.workflow.start(call, args=["blocks_until", [str(tmp_path / "go")], {}])
+            await until((tmp_path / "go.begun").exists, "it blocks")
+            async with serve(client, lease=0.5):
+                await until(lambda: (tmp_path / "go.begun").read_text() == "xx", "another has taken over")
+                assert "has not turned" in stalled.log and "blocks_until" in stalled.log
+                (tmp_path / "go").touch()
+                assert await handle.result(timeout=20) == "free"
+
+
+async def test_a_run_at_rest_is_in_nobody_s_memory(dsn: str, db: Database) -> None:
+    """After two seconds of waiting the lease goes back, and a signal finds any worker."""
+    async with Client(dsn) as client:
+        async with serve(client):
+            handle = await client.workflow.start(listen, args=["k"], workflow_id="w")
+            await until(lambda: db.parked("w"), "it is parked")
+        with spawn(dsn):
+            await client.signal("k", 1)
+            assert await handle.result(timeout=20) == [1]
+
+
+async def test_an_outage_kills_no_lease(dsn: str, db: Database) -> None:
+    """A worker that was itself out of touch judges nobody."""
+    async with Client(dsn) as client, serve(client, lease=0.5) as one, serve(client, lease=0.5) as two:
+        handle = await client.workflow.start(listen, args=["k"], workflow_id="w")
+        await until(lambda: db.waits("w"), "it waits")
+        # As after an outage: nobody has been heard of for an hour.
+        db.rows("update hotmesh_engine.worker set beat_at = beat_at - interval '1 hour' returning 1")
+        await until(
+            lambda: db.value("select count(*) from hotmesh_engine.worker where beat_at > contact_at") == 2, "all beat again"
+        )
+        assert db.value("select count(*) from hotmesh.workers where status = 'dead'") == 0
+        await client.signal("k", 1)
+        assert await handle.result(timeout=20) == [1]
+        assert one is not two
