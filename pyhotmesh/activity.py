@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 from types import ModuleType
-from typing import Any, NamedTuple, TypeVar, overload
+from typing import Any, NamedTuple, Protocol, TypeVar, overload
 
 from . import payloads
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_current: ContextVar[Context | None] = ContextVar("hotmesh_activity", default=None)
+
+class Described(Protocol):
+    """Whatever knows its context (an execution: it makes it when it is asked)."""
+
+    @property
+    def context(self) -> Context: ...
+
+
+_current: ContextVar[Described] = ContextVar("hotmesh_activity")
 
 
 class Definition(NamedTuple):
@@ -48,9 +56,12 @@ class Context:
         self.is_cancelled = False
 
 
-def enter(context: Context | None) -> None:
-    """Makes a context the current one of this task."""
-    _current.set(context)
+def enter(execution: Described) -> Token[Described]:
+    """Makes an execution the current one of this task; ``leave`` undoes it."""
+    return _current.set(execution)
+
+
+leave = _current.reset
 
 
 @overload
@@ -71,7 +82,8 @@ def name_of(fn: str | Callable[..., Any]) -> str:
     """The name under which an activity is registered."""
     if isinstance(fn, str):
         return fn
-    return str(getattr(fn, "__hotmesh_activity__", None) or fn.__name__)
+    name: str = getattr(fn, "__hotmesh_activity__", None) or fn.__name__
+    return name
 
 
 def collect(source: Any) -> dict[str, Definition]:
@@ -100,10 +112,10 @@ def collect(source: Any) -> dict[str, Definition]:
 
 def info() -> Context:
     """The attempt that this code runs in: name, attempt, workflow_id, heartbeat_details, ..."""
-    context = _current.get()
-    if context is None:
-        raise RuntimeError("activity.info() was called outside of an activity")
-    return context
+    try:
+        return _current.get().context
+    except LookupError:
+        raise RuntimeError("activity.info() was called outside of an activity") from None
 
 
 def heartbeat(*details: Any) -> None:

@@ -32,7 +32,7 @@ PRUNE_EVERY = 60.0
 
 
 class Beat(NamedTuple):
-    """A sign of life of a running activity that has a row."""
+    """A running activity that has a row. ``details``: of a sign of life that has not been sent; else None."""
 
     run: int
     command: int
@@ -52,6 +52,7 @@ class Heartbeat(threading.Thread):
         stall_limit: float,
         turned_at: Callable[[], float],
         beats: Callable[[], Sequence[Beat]],
+        on_lost: Callable[[Sequence[Beat]], None],
         on_dead: Callable[[], None],
         on_gone: Callable[[int, int], None],
     ) -> None:
@@ -62,14 +63,24 @@ class Heartbeat(threading.Thread):
         self._stall_limit = stall_limit
         self._turned_at = turned_at
         self._beats = beats
+        self._on_lost = on_lost
         self._on_dead = on_dead
         self._on_gone = on_gone
         self._loop_thread = threading.get_ident()
         self._stopped = threading.Event()
+        self._woken = threading.Event()
         self._stalled = False
+        self._soon = float("inf")  # monotonic: an activity's sign of life is to be sent by then
 
     def stop(self) -> None:
         self._stopped.set()
+        self._woken.set()
+
+    def send_by(self, at: float) -> None:
+        """An activity has shown a sign of life that cannot wait for the next round. From any thread."""
+        if at < self._soon:
+            self._soon = at
+            self._woken.set()
 
     def run(self) -> None:
         conn: psycopg.Connection[Any] | None = None
@@ -82,6 +93,8 @@ class Heartbeat(threading.Thread):
             try:
                 if conn is None or conn.closed:
                     conn = connect_sync(self._dsn)
+                self._woken.clear()
+                due[self._beat] = min(due[self._beat], self._soon)
                 for duty, at in list(due.items()):
                     if at <= time.monotonic() and not self._stopped.is_set():
                         duty(conn)
@@ -95,7 +108,7 @@ class Heartbeat(threading.Thread):
                 self._stopped.wait(delay * random.uniform(0.5, 1.0))
                 delay = min(delay * 2, 2.0)
                 continue
-            self._stopped.wait(max(0.01, min(due.values()) - time.monotonic()))
+            self._woken.wait(max(0.01, min(*due.values(), self._soon) - time.monotonic()))
         if conn is not None:
             conn.close()
 
@@ -114,12 +127,17 @@ class Heartbeat(threading.Thread):
             return
         self._stalled = False
         worker = self.worker_id
+        self._soon = float("inf")
         beats = self._beats()
-        row = conn.execute(
-            engine.HEARTBEAT,
-            (worker, Int8s(b.run for b in beats), Int4s(b.command for b in beats),
-             Int4s(b.attempt for b in beats), Jsons(b.details for b in beats)),
-        ).fetchone()  # fmt: skip
+        try:
+            row = conn.execute(
+                engine.HEARTBEAT,
+                (worker, Int8s(b.run for b in beats), Int4s(b.command for b in beats),
+                 Int4s(b.attempt for b in beats), Jsons(b.details for b in beats)),
+            ).fetchone()  # fmt: skip
+        except BaseException:
+            self._on_lost(beats)
+            raise
         assert row is not None
         alive, gone_run, gone_command = row
         if not alive and worker == self.worker_id:

@@ -24,7 +24,7 @@ import logging
 import random
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -36,6 +36,7 @@ from .connection import connect, is_connection_trouble
 from .engine import Capacity, TaskEnd, micros
 from .errors import ApplicationError, HotMeshError
 from .executor import Execution, Executor
+from .heartbeat import Beat
 from .replay import (
     ACTIVITY_FAILED,
     COMMANDS,
@@ -132,6 +133,7 @@ class TurnLoop:
         self._floor_seen: deque[tuple[float, int]] = deque()
         self._full_claim = 0.0
         self._careful = False  # routing or claiming fails for everybody: see _find_fault
+        self.on_beat: Callable[[float], None] = lambda at: None  # a sign of life is to be sent by then
         self.claiming = True
         self.stopping = False
         self.abandoned = False
@@ -447,7 +449,7 @@ class TurnLoop:
                 self._drop(run)
         for key, execution in list(self.tasks.items()):
             if still.get(key) != execution.attempt and not execution.finished:
-                self.executor.abandon(execution, "its lease is gone")
+                execution.cancel("its lease is gone")
                 del self.tasks[key]
         self._ends = [e for e in ends if still.get((e.run, e.command)) == e.attempt] + self._ends
         self._settle(recorded, set())
@@ -912,7 +914,7 @@ class TurnLoop:
             parcel.starts.clear()
             for execution in run.local.values():
                 if isinstance(execution, Execution):
-                    self.executor.abandon(execution, "the workflow has closed")
+                    execution.cancel("the workflow has closed")
             run.local.clear()
             return
         self._watch(run)
@@ -926,7 +928,7 @@ class TurnLoop:
             parcel.ended.append(number)
         execution = run.local.pop(number, None)
         if isinstance(execution, Execution):
-            self.executor.abandon(execution, "the workflow has given it up")
+            execution.cancel("the workflow has given it up")
 
     # ----------------------------------------------------------------------------- activities --
 
@@ -942,8 +944,7 @@ class TurnLoop:
         if local and rowless and not self.stopping:
             self._start_activity(run, command, 1)
             return
-        execution = Execution(run.run_id, command.number, 0, command.name, call.input, call, None, run=run)
-        self._add_task(run, execution, held=False)
+        self._add_task(run, self._execution(run, command, 0, None), held=False)
 
     def _start_activity(self, run: Run, command: Command, attempt: int) -> None:
         """Begins it at once if nothing that it follows from is still on its way to the disk."""
@@ -956,28 +957,25 @@ class TurnLoop:
             self._begin_activity(run, command, attempt)
 
     def _begin_activity(self, run: Run, command: Command, attempt: int) -> None:
-        call: ActivityCall = command.spec
-        execution = Execution(
-            run.run_id,
-            command.number,
-            attempt,
-            command.name,
-            call.input,
-            call,
-            self.activities[command.name],
-            run=run,
-        )
-        execution.context = self._context(execution, run.workflow_id, run.workflow_type, run.queue, None)
-        run.local[command.number] = execution
+        run.local[command.number] = execution = self._execution(run, command, attempt, self.activities[command.name])
         run.idle_since = 0.0
         self.executor.submit(execution)
 
-    def _context(
-        self, execution: Execution, workflow_id: str, workflow_type: str, queue: str, details: bytes | None
-    ) -> activity.Context:
+    def _execution(self, run: Run, command: Command, attempt: int, definition: Any) -> Execution:
+        call: ActivityCall = command.spec
+        return Execution(run.run_id, command.number, attempt, command.name, call.input, call, definition, self._describe, run)
+
+    def _describe(self, execution: Execution) -> activity.Context:
+        """The context of an activity of a held run."""
+        return self._context(execution, execution.run.workflow_id, execution.run.queue, None)
+
+    def _context(self, execution: Execution, workflow_id: str, queue: str, details: bytes | None) -> activity.Context:
         def beat(data: bytes) -> None:
             execution.details = data
             execution.beat_due = True
+            timeout = execution.options.heartbeat_timeout
+            if timeout is not None:
+                self.on_beat(max(time.monotonic(), execution.beat_sent + timeout / 4))
 
         return activity.Context(
             name=execution.name,
@@ -1012,10 +1010,11 @@ class TurnLoop:
             failure = payloads.encode_failure(ApplicationError("the worker that ran it was lost", type="WorkerLost"))
             self._end_task(TaskEnd(run_id, command, attempt, ACTIVITY_FAILED, failure, None))
             return
-        execution = Execution(run_id, command, attempt, name, input.encode(), call, definition, tasked=True)
-        execution.context = self._context(
-            execution, workflow_id, "", self.queues.get(queue_id, ""), details.encode() if details else None
+        described = workflow_id, self.queues.get(queue_id, ""), details.encode() if details else None
+        execution = Execution(
+            run_id, command, attempt, name, input.encode(), call, definition, lambda e: self._context(e, *described), None
         )
+        execution.tasked = True
         self.tasks[run_id, command] = execution
         self.executor.submit(execution)
 
@@ -1060,11 +1059,30 @@ class TurnLoop:
         self._ends.append(end)
         self._event.set()
 
+    def take_beats(self) -> list[Beat]:
+        """What the heartbeat is to tell of running tasks. On its thread."""
+        beats = []
+        for (run_id, command), execution in list(self.tasks.items()):
+            details = None
+            if execution.beat_due:
+                execution.beat_due = False
+                execution.beat_sent = time.monotonic()
+                details = execution.details
+            beats.append(Beat(run_id, command, execution.attempt, details))
+        return beats
+
+    def beats_lost(self, beats: Sequence[Beat]) -> None:
+        """They have not reached the engine: what was due is due again. On the heartbeat's thread."""
+        for beat in beats:
+            execution = self.tasks.get((beat.run, beat.command))
+            if execution is not None and beat.details is not None:
+                execution.beat_due = True
+
     def task_gone(self, run_id: int, command: int) -> None:
         """The heartbeat learned that this task is no longer ours to run."""
         execution = self.tasks.pop((run_id, command), None)
         if execution is not None:
-            self.executor.abandon(execution, "the activity is no longer wanted")
+            execution.cancel("the activity is no longer wanted")
 
     # ------------------------------------------------------------------------------ forgetting --
 
@@ -1072,7 +1090,7 @@ class TurnLoop:
         """Lets go of a run that is no longer ours: nothing of it is sent any more."""
         for execution in run.local.values():
             if isinstance(execution, Execution):
-                self.executor.abandon(execution, "the lease of its workflow is gone")
+                execution.cancel("the lease of its workflow is gone")
         run.local.clear()
         run.next = None
         self._forget(run)

@@ -20,7 +20,7 @@ from . import __version__, activity, engine, workflow
 from .client import Client
 from .connection import Listener, connect, conninfo, is_connection_trouble, translate
 from .durations import parse as parse_duration
-from .heartbeat import Beat, Heartbeat
+from .heartbeat import Heartbeat
 from .turn import LeaseEnded, TurnLoop
 
 log = logging.getLogger("pyhotmesh.worker")
@@ -205,10 +205,11 @@ class Worker:
             log.warning("notifications are not available (%s); polling", error)
         self._heartbeat = Heartbeat(
             self._dsn, worker_id, lease=self._lease, stall_limit=self._stall_limit,
-            turned_at=lambda: turns.turned_at, beats=lambda: _beats(turns),
+            turned_at=lambda: turns.turned_at, beats=turns.take_beats, on_lost=turns.beats_lost,
             on_dead=lambda: _threadsafe(loop, turns.wake),
             on_gone=lambda run, command: _threadsafe(loop, turns.task_gone, run, command),
         )  # fmt: skip
+        turns.on_beat = self._heartbeat.send_by
         self._heartbeat.start()
         ticker = asyncio.create_task(_tick(turns))
         if self._stopping:
@@ -252,10 +253,6 @@ async def _tick(turns: TurnLoop) -> None:
     while True:
         turns.turned_at = time.monotonic()
         await asyncio.sleep(0.5)
-
-
-def _beats(turns: TurnLoop) -> list[Beat]:
-    return [Beat(run, command, e.attempt, e.details) for (run, command), e in list(turns.tasks.items())]
 
 
 def _threadsafe(loop: asyncio.AbstractEventLoop, function: Any, *args: Any) -> None:

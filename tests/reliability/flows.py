@@ -100,6 +100,11 @@ async def silent_once() -> Any:
     return [activity.info().attempt, list(activity.info().heartbeat_details)]
 
 
+async def always_silent() -> None:
+    """Never shows a sign of life."""
+    await asyncio.Event().wait()
+
+
 async def beats(n: int) -> int:
     for i in range(n):
         activity.heartbeat(i)
@@ -357,7 +362,7 @@ async def doomed() -> Any:
 
 ACTIVITIES = [
     echo, double, who, sleeps_a_little, fails, never_again, divides, third_time, later_by_its_own_wish, endless,
-    endless_in_thread, held, deadly, silent_once, beats, blocks_the_loop, blocks_until, effect,
+    endless_in_thread, held, deadly, silent_once, always_silent, beats, blocks_the_loop, blocks_until, effect,
 ]  # fmt: skip
 WORKFLOWS = [
     shout, chain, fan, pids, sleepers, fan_then_signal, first_failure, listen, collate, patient, impatient, nap, weekly,

@@ -147,6 +147,25 @@ async def test_heartbeats_keep_an_activity_alive(dsn: str, db: Database) -> None
         assert await client.workflow.execute(call, args=["beats", [30], options], timeout=20) == 30
 
 
+async def test_a_silent_activity_is_tried_again_with_its_last_details(dsn: str, db: Database) -> None:
+    async with Client(dsn) as client, serve(client, lease=1.0):
+        options = {"heartbeat_timeout": 0.6, "retry_policy": FAST}
+        assert await client.workflow.execute(call, args=["silent_once", [], options], timeout=20) == [2, ["half", 50]]
+
+
+async def test_a_silent_activity_has_as_many_attempts_as_its_policy_says(dsn: str, db: Database) -> None:
+    async with Client(dsn) as client, serve(client, lease=1.0):
+        options = {"heartbeat_timeout": 0.4, "retry_policy": {**FAST, "maximum_attempts": 2}}
+        handle = await client.workflow.start(call, args=["always_silent", [], options])
+        with pytest.raises(WorkflowFailed) as caught:
+            await handle.result(timeout=20)
+        cause = caught.value.cause
+        assert isinstance(cause, ActivityError)
+        assert isinstance(cause.cause, TimeoutError)
+        assert cause.cause.kind == "heartbeat"
+        assert db.value("select count(*) from hotmesh.activities where attempt = 2") == 0
+
+
 @pytest.mark.parametrize(
     "fields",
     [

@@ -116,17 +116,36 @@ begin
       array_fill(null::int, array[cardinality(v_ids)]), false, 0);
   end if;
 
-  -- A silent activity has failed this attempt; the next claim decides whether there is another.
+  -- A silent activity has failed this attempt; its retry policy says whether and when there is another.
   with c as materialized (
-    select run_id, command from hotmesh_engine.activity_task
+    select run_id, command, attempt, options::jsonb -> 'retry' as policy from hotmesh_engine.activity_task
      where heartbeat_by <= clock_timestamp() order by heartbeat_by limit p_limit for update skip locked
-  ), u as (
+  ), gone as (
+    delete from hotmesh_engine.activity_task t using c
+     where t.run_id = c.run_id and t.command = c.command
+       and (c.attempt >= nullif((policy ->> 'attempts')::int, 0) or policy -> 'not' ? 'TimeoutError')
+    returning t.run_id, t.command
+  ), ins as (
+    insert into hotmesh_engine.inbox (inbox_id, run_id, command, kind, payload)
+    select nextval('hotmesh_engine.id'), run_id, command, 3,
+           '{"type":"TimeoutError","message":"no heartbeat came in time","details":["heartbeat"]}'
+      from gone
+    returning inbox_id, run_id
+  ), again as (
     update hotmesh_engine.activity_task t
        set holder = null, heartbeat_by = null,
+           due_at = v_now + least((policy ->> 'initial')::float8
+                                  * power((policy ->> 'coefficient')::float8, least(c.attempt, 64) - 1),
+                                  coalesce((policy ->> 'maximum')::float8, 1e9)) * interval '1 second',
            last_failure = '{"type":"TimeoutError","message":"no heartbeat came in time","details":["heartbeat"]}'
       from c where t.run_id = c.run_id and t.command = c.command
-    returning t.queue_id)
-  select count(*) into v_count from u;
+       and not exists (select from gone g where g.run_id = c.run_id and g.command = c.command)
+    returning 1)
+  select (select count(*) from c), array_agg(inbox_id), array_agg(run_id) into v_count, v_ids, v_ids_run from ins;
+  if v_ids is not null then
+    perform hotmesh_engine.route(null, v_ids, array_fill(3::smallint, array[cardinality(v_ids)]), v_ids_run,
+      array_fill(null::int, array[cardinality(v_ids)]), false, 0);
+  end if;
   return v_done + v_count;
 end $$;
 

@@ -23,7 +23,8 @@ end $$;
 
 -- Keeps the lease, by the server's clock. Contact counts as broken when the lease had run out: then
 -- this worker must not judge others until it has been in touch for a lease time again.
--- b_*: heartbeats of activities. Answers with those that are no longer this worker's to run.
+-- b_*: the activities that it runs; with details, if the activity has shown a sign of life since the last
+-- time: only that moves its heartbeat_by. Answers with those that are no longer this worker's to run.
 -- False: this incarnation is dead.
 create or replace function hotmesh_engine.heartbeat(
   p_worker bigint, b_run bigint[], b_command int[], b_attempt int[], b_details json[],
@@ -39,9 +40,9 @@ begin
   r_alive := found;
   if cardinality(b_run) > 0 then
     update hotmesh_engine.activity_task t
-       set heartbeat_by = clock_timestamp() + t.heartbeat_timeout, details = coalesce(b.details, t.details)
+       set heartbeat_by = clock_timestamp() + t.heartbeat_timeout, details = b.details
       from unnest(b_run, b_command, b_attempt, b_details) b(run, command, attempt, details)
-     where t.run_id = b.run and t.command = b.command and t.attempt = b.attempt and t.holder = p_worker;
+     where b.details is not null and t.run_id = b.run and t.command = b.command and t.attempt = b.attempt and t.holder = p_worker;
     select array_agg(b.run), array_agg(b.command) into r_gone_run, r_gone_command
       from unnest(b_run, b_command, b_attempt) b(run, command, attempt)
      where not exists (select from hotmesh_engine.activity_task t
