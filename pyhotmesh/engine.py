@@ -97,83 +97,65 @@ def turn_call(
     worker: int, capacity: Capacity, closed: Iterable[int], parcels: Sequence[Parcel], ends: Sequence[TaskEnd]
 ) -> tuple[str, list[Any]]:
     """The call of ``hotmesh_engine.turn``: parcels laid out as its aligned arrays."""
-    run, fence, base, end = Int8s(), Int4s(), Int4s(), Int2s()
-    due, outcome, cleared = Times(), Jsons(), Int8s()
-    j_run, j_seq, j_kind, j_command = Int8s(), Int4s(), Int2s(), Int4s()
-    j_at, j_payload, j_commands = Times(), Jsons(), Jsons()
-    used, back = Int8s(), Int8s()
-    w_run, w_command, w_kind, w_key, w_group, w_due = Int8s(), Int4s(), Texts(), Texts(), Int4s(), Times()
-    e_run, e_command = Int8s(), Int4s()
-    s_run, s_key, s_payload = Int8s(), Texts(), Jsons()
+    heads: list[tuple[Any, ...]] = []
+    rows: list[tuple[Any, ...]] = []
+    cleared, used, back = Int8s(), Int8s(), Int8s()
+    waits: list[tuple[Any, ...]] = []
+    ended: list[tuple[int, int]] = []
     tasks: list[tuple[Any, ...]] = []
+    signals: list[tuple[int, str, bytes]] = []
     for parcel in parcels:
         held = parcel.run
         run_id = held.run_id
-        run.append(run_id)
-        fence.append(held.fence)
-        base.append(parcel.base)
-        end.append(parcel.end)
-        due.append(parcel.due)
-        outcome.append(parcel.outcome)
-        for seq, kind, command, at, payload, commands in parcel.rows:
-            j_run.append(run_id)
-            j_seq.append(seq)
-            j_kind.append(kind)
-            j_command.append(command)
-            j_at.append(at)
-            j_payload.append(payload)
-            j_commands.append(commands)
+        heads.append((run_id, held.fence, parcel.base, parcel.end, parcel.due, parcel.outcome))
+        rows += parcel.rows
         if parcel.cleared:
             cleared.append(run_id)
-        used += parcel.used
-        back += parcel.back
-        for number, wait_kind, key, group, wait_due in parcel.waits:
-            w_run.append(run_id)
-            w_command.append(number)
-            w_kind.append(wait_kind)
-            w_key.append(key)
-            w_group.append(group)
-            w_due.append(wait_due)
-        for number in parcel.ended:
-            e_run.append(run_id)
-            e_command.append(number)
-        for key, payload in parcel.signals:
-            s_run.append(run_id)
-            s_key.append(key)
-            s_payload.append(payload)
-        for task in parcel.tasks:
-            tasks.append((run_id, *task))
+        if parcel.used:
+            used += parcel.used
+        if parcel.back:
+            back += parcel.back
+        if parcel.waits:
+            waits += [(run_id, *wait) for wait in parcel.waits]
+        if parcel.ended:
+            ended += [(run_id, number) for number in parcel.ended]
+        if parcel.tasks:
+            tasks += [(run_id, *task) for task in parcel.tasks]
+        if parcel.signals:
+            signals += [(run_id, *signal) for signal in parcel.signals]
     # fmt: off
     params: list[Any] = [
         worker, Int4s(capacity.queues), capacity.runs, capacity.activities, capacity.suspects,
         capacity.due_floor, capacity.after, capacity.asleep, Int8s(closed),
     ]
-    used_groups = (
-        bool(run), bool(cleared or used or back), bool(j_run), bool(w_run), bool(e_run), bool(tasks), bool(ends), bool(s_run)
+    groups = (
+        bool(heads), bool(cleared or used or back), bool(rows), bool(waits), bool(ended), bool(tasks), bool(ends), bool(signals)
     )
-    if run:
-        params += [run, fence, base, end, due, outcome]
-    if used_groups[1]:
+    if heads:
+        params += _columns(heads, Int8s, Int4s, Int4s, Int2s, Times, Jsons)
+    if groups[1]:
         params += [cleared, used, back]
-    if j_run:
-        params += [j_run, j_seq, j_kind, j_command, j_at, j_payload, j_commands]
-    if w_run:
-        params += [w_run, w_command, w_kind, w_key, w_group, w_due]
-    if e_run:
-        params += [e_run, e_command]
+    if rows:
+        params += _columns(rows, Int8s, Int4s, Int2s, Int4s, Times, Jsons, Jsons)
+    if waits:
+        params += _columns(waits, Int8s, Int4s, Texts, Texts, Int4s, Times)
+    if ended:
+        params += _columns(ended, Int8s, Int4s)
     if tasks:
-        t = list(zip(*tasks, strict=True))
-        params += [
-            Int8s(t[0]), Int4s(t[1]), Texts(t[2]), Texts(t[3]), Jsons(t[4]), Jsons(t[5]), Int4s(t[6]), Bools(t[7]),
-            Times(t[8]), Times(t[9]), Floats(t[10]), Jsons(t[11]),
-        ]
+        params += _columns(
+            tasks, Int8s, Int4s, Texts, Texts, Jsons, Jsons, Int4s, Bools, Times, Times, Floats, Jsons
+        )
     if ends:
-        d = list(zip(*ends, strict=True))
-        params += [Int8s(d[0]), Int4s(d[1]), Int4s(d[2]), Int2s(d[3]), Jsons(d[4]), Times(d[5])]
-    if s_run:
-        params += [s_run, s_key, s_payload]
+        params += _columns(ends, Int8s, Int4s, Int4s, Int2s, Jsons, Times)
+    if signals:
+        params += _columns(signals, Int8s, Texts, Jsons)
     # fmt: on
-    return _turn(used_groups), params
+    return _turn(groups), params
+
+
+def _columns(rows: Sequence[tuple[Any, ...]], *types: type[list[Any]]) -> list[list[Any]]:
+    """Rows as one array a column."""
+    return [kind(column) for kind, column in zip(types, zip(*rows, strict=True), strict=True)]
 
 
 def micros(epoch: float) -> int:

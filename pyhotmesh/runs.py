@@ -25,10 +25,12 @@ class Parcel:
         "due",
         "end",
         "ended",
+        "lists",
         "outcome",
         "rows",
         "run",
         "signals",
+        "size",
         "starts",
         "tasks",
         "used",
@@ -38,7 +40,9 @@ class Parcel:
     def __init__(self, run: Run) -> None:
         self.run = run
         self.base = run.seq
-        self.rows: list[tuple[int, int, int | None, int, bytes | None, bytes | None]] = []
+        self.rows: list[tuple[int, int, int, int | None, int, bytes | None, bytes | None]] = []
+        self.lists = False  # its commands must be durable before they are carried out: they have bounded attempts
+        self.size = 100  # bytes, roughly
         self.end = KEEP
         self.due: int | None = None
         self.outcome: bytes | None = None
@@ -63,7 +67,7 @@ class Parcel:
     def is_early(self) -> bool:
         """Says only that the run has started: nothing is lost if that is never recorded."""
         return (
-            len(self.rows) == 1 and self.rows[0][1] == 1 and self.end == KEEP
+            len(self.rows) == 1 and self.rows[0][2] == 1 and self.end == KEEP
             and not (self.starts or self.waits or self.tasks or self.signals or self.ended)
         )  # fmt: skip
 
@@ -71,7 +75,7 @@ class Parcel:
     def has_result(self) -> bool:
         """Whether it records what must be durable before anything that follows from it begins."""
         rows = self.rows
-        return len(rows) > 1 or bool(rows and rows[0][1] != 1)
+        return len(rows) > 1 or bool(rows and rows[0][2] != 1)
 
 
 class Run:

@@ -132,6 +132,7 @@ class TurnLoop:
         self._clock = (0, 0.0)  # engine's µs, and the monotonic clock when it was told
         self._floor_seen: deque[tuple[float, int]] = deque()
         self._full_claim = 0.0
+        self._cool_at = 0.0
         self._careful = False  # routing or claiming fails for everybody: see _find_fault
         self.on_beat: Callable[[float], None] = lambda at: None  # a sign of life is to be sent by then
         self.claiming = True
@@ -265,7 +266,9 @@ class TurnLoop:
         return await future
 
     def _capacity(self, asleep: bool) -> Capacity:
-        free = self.max_runs - sum(1 for r in self.runs.values() if r.runnable) if self.claiming else 0
+        free = CLAIM if self.claiming else 0
+        if free and len(self.runs) > self.max_runs - CLAIM:
+            free = self.max_runs - sum(1 for r in self.runs.values() if r.runnable)
         now = time.monotonic()
         floor: datetime | None = None
         if now - self._full_claim > 5.0:
@@ -463,6 +466,8 @@ class TurnLoop:
         if later is not None:
             for name in ("rows", "used", "back", "ended", "starts", "waits", "signals", "tasks"):
                 getattr(parcel, name).extend(getattr(later, name))
+            parcel.size += later.size
+            parcel.lists |= later.lists
             parcel.end, parcel.due, parcel.outcome = later.end, later.due, later.outcome
             parcel.cleared = parcel.cleared or later.cleared
 
@@ -483,6 +488,9 @@ class TurnLoop:
                 continue
             if run.sent is not None:
                 continue
+            if len(parcels) >= limit:
+                self._event.set()
+                break
             self._complete(run, parcel)
             if run.local and parcel.is_early:
                 del self._dirty[run_id]  # goes with the activity's result, or with its row
@@ -492,8 +500,8 @@ class TurnLoop:
                 del self._dirty[run_id]
                 self._note_idle(run)
                 continue
-            size += sum(len(r[4] or b"") + 100 for r in parcel.rows) + len(parcel.outcome or b"")
-            if parcels and (size > MAX_BATCH_BYTES or len(parcels) >= limit):
+            size += parcel.size
+            if parcels and size > MAX_BATCH_BYTES:
                 self._event.set()
                 break
             del self._dirty[run_id]
@@ -506,33 +514,25 @@ class TurnLoop:
         instance = run.instance
         if instance is None or parcel.end > KEEP:
             return
-        groups: dict[int, int] | None = None
         if parcel.waits:
             groups = instance.groups()
             parcel.waits = [(number, kind, key, groups.get(number, number), due) for number, kind, key, _, due in parcel.waits]
-        if self._may_park(run, parcel):
+        if not (run.local or parcel.starts or self._done) and self._may_park(run, instance):
             self._park(run, parcel, instance)
-        if parcel.waits or parcel.tasks or parcel.signals or parcel.end == PARK or self._needs_listing(parcel):
+        if parcel.waits or parcel.tasks or parcel.signals or parcel.end == PARK or parcel.lists:
             listing = instance.listing()
             if listing is not None:
                 run.seq += 1
-                parcel.rows.append((run.seq, COMMANDS, None, instance.now, None, listing))
+                parcel.rows.append((run.run_id, run.seq, COMMANDS, None, instance.now, None, listing))
         for number, _, _, group, _ in parcel.waits:
             run.registered[number] = group
 
-    @staticmethod
-    def _needs_listing(parcel: Parcel) -> bool:
-        """Activities with bounded attempts begin only when the row that lists them is durable."""
-        return any(command.spec.retry.maximum_attempts for command, _ in parcel.starts)
-
-    def _may_park(self, run: Run, parcel: Parcel) -> bool:
-        if run.local or parcel.starts or run.instance is None or self._done:
-            return False
+    def _may_park(self, run: Run, instance: Instance) -> bool:
         if self.cache_size == 0:
             return True
         if run.idle_since == 0.0:
-            due = run.instance.next_due()
-            return due is not None and due[0] - self.now() > WARM * 1e6 and len(run.instance.pending) == 1
+            due = instance.next_due()
+            return due is not None and due[0] - self.now() > WARM * 1e6 and len(instance.pending) == 1
         return True
 
     def _park(self, run: Run, parcel: Parcel, instance: Instance) -> None:
@@ -556,6 +556,9 @@ class TurnLoop:
     def _cool(self) -> None:
         """Runs that were idle for long enough, or for which there is no memory, are to be parked."""
         now = time.monotonic()
+        if now < self._cool_at and self.cache_size is None and not self.stopping:
+            return
+        self._cool_at = now + 0.05
         idle = [r for r in self.runs.values() if r.idle_since and not r.next and not r.sent]
         limit = self.cache_size if self.cache_size is not None else 10_000
         excess = len(idle) - limit if not self.stopping else len(idle)
@@ -736,10 +739,11 @@ class TurnLoop:
         )  # fmt: skip
         run.instance = instance = Instance(definition, info, input)
         if not run.seq:
-            run.parcel().rows.append((1, STARTED, None, self.now(), None, None))
+            now = self.now()
+            run.parcel().rows.append((run.run_id, 1, STARTED, None, now, None, None))
             run.seq = 1
             self._dirty[run.run_id] = run
-            instance.deliver(STARTED, None, run.next.rows[0][3], None)  # type: ignore[union-attr]
+            instance.deliver(STARTED, None, now, None)
             self._carry(run)
             if run.local and run.next is not None and run.next.is_early:
                 self._dirty.pop(run.run_id, None)
@@ -816,7 +820,9 @@ class TurnLoop:
         at = max(at or self.now(), instance.now)
         run.seq += 1
         parcel = run.parcel()
-        parcel.rows.append((run.seq, kind, command, at, payload, listing))
+        parcel.rows.append((run.run_id, run.seq, kind, command, at, payload, listing))
+        if payload is not None:
+            parcel.size += len(payload)
         self._dirty[run.run_id] = run
         run.idle_since = 0.0
         return at
@@ -908,8 +914,9 @@ class TurnLoop:
             listing = instance.listing()
             if listing is not None:
                 run.seq += 1
-                parcel.rows.append((run.seq, COMMANDS, None, instance.now, None, listing))
+                parcel.rows.append((run.run_id, run.seq, COMMANDS, None, instance.now, None, listing))
             parcel.end, parcel.outcome = outcome
+            parcel.size += len(outcome[1])
             parcel.waits.clear()
             parcel.starts.clear()
             for execution in run.local.values():
@@ -951,7 +958,9 @@ class TurnLoop:
         bounded = command.spec.retry.maximum_attempts
         if bounded or run.sent is not None or (run.next is not None and run.next.has_result):
             run.local[command.number] = command
-            run.parcel().starts.append((command, attempt))
+            parcel = run.parcel()
+            parcel.starts.append((command, attempt))
+            parcel.lists |= bool(bounded)
             self._dirty[run.run_id] = run
         else:
             self._begin_activity(run, command, attempt)

@@ -42,7 +42,10 @@ class _FixedDumper(Dumper):
         n = len(obj)
         if not n:
             return _EMPTY.pack(0, 0, self.element)
-        if None in obj:
+        nulls: int = obj.count(None)
+        if nulls == n:
+            return _HEADER.pack(1, 1, self.element, n, 1) + _NULL * n
+        if nulls:
             one = Struct(">i" + self.code).pack
             size = self.size
             body = b"".join([_NULL if v is None else one(size, v) for v in obj])
@@ -61,18 +64,19 @@ class _VariableDumper(Dumper):
     def dump(self, obj: Any) -> Buffer:
         if not obj:
             return _EMPTY.pack(0, 0, self.element)
+        nulls: int = obj.count(None)
+        if nulls == len(obj):
+            return _HEADER.pack(1, 1, self.element, nulls, 1) + _NULL * nulls
         parts = [b""]
-        null = 0
         for value in obj:
             if value is None:
-                null = 1
                 parts.append(_NULL)
                 continue
             if isinstance(value, str):
                 value = value.encode()
             parts.append(_LENGTH(len(value)))
             parts.append(value)
-        parts[0] = _HEADER.pack(1, null, self.element, len(obj), 1)
+        parts[0] = _HEADER.pack(1, bool(nulls), self.element, len(obj), 1)
         return b"".join(parts)
 
 
