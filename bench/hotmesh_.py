@@ -98,16 +98,14 @@ class Worker(AsyncRole):
             workflows=[one_step, ten_steps, fan_out, wait, sleeper, dormant],
             activities=[work, note],
         )
-
-        self.task: asyncio.Future[None] | None = None
+        self.worker.pause()
+        await self.worker.__aenter__()
 
     def go(self) -> None:
-        self.task = asyncio.ensure_future(self.worker.run())
+        self.worker.resume()
 
     async def stop(self) -> None:
-        if self.task is not None:
-            self.worker.stop()
-            await asyncio.wait([self.task], timeout=10)
+        await asyncio.wait_for(self.worker.__aexit__(None, None, None), timeout=10)
 
 
 class Client(AsyncRole):

@@ -93,6 +93,7 @@ class Worker:
         self._listener: Listener | None = None
         self._task: asyncio.Task[None] | None = None
         self._stopping = False
+        self._paused = False
         self._ready = asyncio.Event()
 
     # ------------------------------------------------------------------------------- public --
@@ -135,6 +136,20 @@ class Worker:
             turns.wake()
             if self._grace != float("inf"):
                 asyncio.get_running_loop().call_later(self._grace, self._abandon, turns)
+
+    def pause(self) -> None:
+        """Takes no new work until ``resume()``; what it holds goes on. Also before it runs: it then
+        connects and registers, and waits."""
+        self._paused = True
+        if self._turns is not None:
+            self._turns.claiming = False
+
+    def resume(self) -> None:
+        """Takes work again."""
+        self._paused = False
+        if self._turns is not None and not self._stopping:
+            self._turns.claiming = True
+            self._turns.wake()
 
     @staticmethod
     def _abandon(turns: TurnLoop) -> None:
@@ -212,8 +227,8 @@ class Worker:
         turns.on_beat = self._heartbeat.send_by
         self._heartbeat.start()
         ticker = asyncio.create_task(_tick(turns))
-        if self._stopping:
-            turns.claiming, turns.stopping = False, True
+        turns.claiming = not (self._paused or self._stopping)
+        turns.stopping = self._stopping
         self._ready.set()
         clean = False
         try:
