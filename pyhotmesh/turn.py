@@ -54,7 +54,7 @@ from .wire import INFINITY, Int4s, Int8s
 
 log = logging.getLogger("pyhotmesh.worker")
 
-CLAIM = 500  # runs per turn: small enough that the next batch is fetched while this one runs
+CLAIM = 250  # runs per turn: the next batch is fetched while this one begins
 MAX_BATCH_RUNS = 300  # a turn's fixed cost is that of ten runs
 MIN_BATCH_RUNS = 50
 MAX_BATCH_BYTES = 4_000_000
@@ -133,6 +133,7 @@ class TurnLoop:
         self._floor_seen: deque[tuple[float, int]] = deque()
         self._full_claim = 0.0
         self._cool_at = 0.0
+        self._coming = 0  # rows of an answer that is not fed yet: runs and tasks at most
         self._careful = False  # routing or claiming fails for everybody: see _find_fault
         self.on_beat: Callable[[float], None] = lambda at: None  # a sign of life is to be sent by then
         self.claiming = True
@@ -211,8 +212,8 @@ class TurnLoop:
         return bound
 
     async def _turn(self, asleep: bool = False) -> bool:
-        """A turn with all that has gathered, and more while more has gathered meanwhile: the next one is on
-        its way before the answer of this one is fed. True if one brought something."""
+        """A turn with all that has gathered, and more while there is more to send or to fetch: the next one
+        is on its way before the answer of this one is fed. True if one brought something."""
         if self._timers and self._timers[0][0] <= self.now():
             await self._callback(self._fire_timers)
         found = False
@@ -226,7 +227,8 @@ class TurnLoop:
                 found = True
             else:
                 self._asleep = turn[3]
-                if self._dirty and not self.abandoned:
+                self._head(rows)
+                if (self._dirty or self._more) and not self.abandoned:
                     following = self._prepare(asleep=False, busy=True)
                     sending = self._loop.create_task(self._send(*following))
                 try:
@@ -266,9 +268,10 @@ class TurnLoop:
         return await future
 
     def _capacity(self, asleep: bool) -> Capacity:
+        coming = self._coming
         free = CLAIM if self.claiming else 0
-        if free and len(self.runs) > self.max_runs - CLAIM:
-            free = self.max_runs - sum(1 for r in self.runs.values() if r.runnable)
+        if free and len(self.runs) + coming > self.max_runs - CLAIM:
+            free = self.max_runs - coming - sum(1 for r in self.runs.values() if r.runnable)
         now = time.monotonic()
         floor: datetime | None = None
         if now - self._full_claim > 5.0:
@@ -285,8 +288,8 @@ class TurnLoop:
         return Capacity(
             queues,
             0 if careful else max(0, min(CLAIM, free)),
-            0 if careful or not self.claiming else self.executor.free,
-            max(0, self._suspects_allowed - len(self._suspects_held)),
+            0 if careful or not self.claiming else max(0, self.executor.free - coming),
+            max(0, self._suspects_allowed - len(self._suspects_held) - coming),
             floor,
             None if careful else self._after,
             None if asleep == self._asleep else asleep,
@@ -370,6 +373,7 @@ class TurnLoop:
                 failure = payloads.encode_failure(ApplicationError(f"its outcome was refused: {error}", type="Refused"))
                 self._ends.append(ends[0]._replace(kind=ACTIVITY_FAILED, payload=failure, due=None))
             return
+        self._head(rows)
         await self._callback(self._answer, rows, parcels)
 
     async def _blocked(self, run: Run, code: str, message: str) -> None:
@@ -480,7 +484,7 @@ class TurnLoop:
         parcels: list[Parcel] = []
         size = 0
         # Not all that is held in one batch: while a part is on its way, the others can run.
-        limit = min(MAX_BATCH_RUNS, max(MIN_BATCH_RUNS, len(self.runs) // 3))
+        limit = min(MAX_BATCH_RUNS, max(MIN_BATCH_RUNS, len(self.runs) // 2))
         for run_id, run in list(self._dirty.items()):
             parcel = run.next
             if parcel is None:
@@ -610,6 +614,7 @@ class TurnLoop:
 
     def _answer(self, rows: list[tuple[Any, ...]], parcels: list[Parcel]) -> bool:
         """Settles what was sent, and feeds what came back."""
+        self._coming = 0
         leased: dict[int, Run] = {}
         inputs: dict[int, tuple[bytes, int]] = {}
         journals: dict[int, list[tuple[Any, ...]]] = {}
@@ -629,10 +634,6 @@ class TurnLoop:
                 journals.setdefault(row[1], []).append(row)
             elif kind == engine.MESSAGE:
                 messages.append(row)
-            elif kind == engine.HEAD:
-                _, after, _, due_in, stayed, more, _, at = row[:8]
-                self._head(micros(at), after, stayed, bool(more))
-                self._next_due = time.monotonic() + due_in / 1000 if due_in is not None else float("inf")
             elif kind == engine.REJECTED:
                 rejected.add(row[1])
             elif kind == engine.GONE:
@@ -666,7 +667,11 @@ class TurnLoop:
         self._fire_timers()
         return bool(leased or messages or tasks)
 
-    def _head(self, at: int, after: int, stayed: int, more: bool) -> None:
+    def _head(self, rows: list[tuple[Any, ...]]) -> None:
+        """What an answer says of the engine; before the rest is fed, as the next turn may depend on it."""
+        _, after, _, due_in, stayed, more, _, at = next(row[:8] for row in rows if row[0] == engine.HEAD)
+        self._coming = len(rows) - 1
+        at = micros(at)
         now = time.monotonic()
         self._clock = (max(at, self.now()) if at - self.now() > -1_000_000 else at, now)
         if not self._floor_seen or now - self._floor_seen[-1][0] > 1.0:
@@ -676,6 +681,7 @@ class TurnLoop:
         if stayed != self._stayed or not stayed:
             self._stayed_delay = 0.005
         self._stayed = stayed
+        self._next_due = now + due_in / 1000 if due_in is not None else float("inf")
 
     def _settle(self, parcels: list[Parcel], rejected: set[int]) -> None:
         """A turn has committed: what waited for that begins; what ended is forgotten."""
