@@ -43,8 +43,12 @@ class StartRequest:
 def arguments(namespace: str, requests: Sequence[StartRequest], ids: Sequence[str]) -> list[Any]:
     """The aligned arrays of ``hotmesh_engine.start``; a column that nobody uses is left out."""
     for wid in ids:
-        if not isinstance(wid, str) or not 1 <= len(payloads.text_bytes(wid, "workflow_id")) <= 1000:
-            raise PayloadError("workflow_id", f"must be text of 1 to 1000 bytes, this is {wid!r:.100}", "use a shorter id")
+        _check_name(wid, "workflow_id")
+    seen: set[str] = set()
+    for request in requests:
+        if request.task_queue not in seen:
+            _check_name(request.task_queue, "task_queue")
+            seen.add(request.task_queue)
     encode = payloads.encode
     return [
         namespace,
@@ -59,6 +63,11 @@ def arguments(namespace: str, requests: Sequence[StartRequest], ids: Sequence[st
         None if all(r.priority == 3 for r in requests) else Int2s(r.priority for r in requests),
         _optional(requests, "memo", encode, Jsons),
     ]
+
+
+def _check_name(name: object, what: str) -> None:
+    if not isinstance(name, str) or not 1 <= len(payloads.text_bytes(name, what)) <= 1000:
+        raise PayloadError(what, f"must be text of 1 to 1000 bytes, this is {name!r:.100}", "use another one")
 
 
 def _optional(requests: Sequence[StartRequest], name: str, convert: Callable[[Any], Any], kind: Any) -> Any:

@@ -3,7 +3,7 @@
 A workflow is an async function that asks for things (activities, timers, signals) and may use asyncio's
 ``gather``, ``wait``, ``TaskGroup``, ``timeout`` and ``sleep``. It must ask for the same things in the same
 order when it is replayed from its history: no clock, no randomness, no I/O but through this module and
-activities.
+activities. (``asyncio.as_completed`` starts bare coroutines in an order of its own: give it tasks.)
 """
 
 from __future__ import annotations

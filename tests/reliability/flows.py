@@ -262,7 +262,7 @@ async def races(n: int) -> str:
         done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
         order_seen.append([f.result() for f in done])
         order_seen.append(workflow.now().isoformat())
-    for first in asyncio.as_completed([_named(i) for i in range(n)]):
+    for first in asyncio.as_completed([asyncio.ensure_future(_named(i)) for i in range(n)]):
         order_seen.append(await first)
     return repr(order_seen)
 
