@@ -32,7 +32,9 @@ def test_what_is_understood(text: durations.Duration, seconds: float) -> None:
     assert durations.parse(text) == seconds
 
 
-@given(st.lists(st.tuples(st.integers(0, 200), st.sampled_from(sorted(UNITS)), st.sampled_from(["", " "])), min_size=1, max_size=4))
+@given(
+    st.lists(st.tuples(st.integers(0, 200), st.sampled_from(sorted(UNITS)), st.sampled_from(["", " "])), min_size=1, max_size=4)
+)
 def test_parts_add_up(parts: list[tuple[int, str, str]]) -> None:
     text = " ".join(f"{number}{gap}{unit}" for number, unit, gap in parts)
     assert durations.parse(text) == pytest.approx(sum(number * UNITS[unit] for number, unit, _ in parts), rel=1e-12)
