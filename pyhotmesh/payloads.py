@@ -70,6 +70,13 @@ def text_bytes(text: str, what: str) -> bytes:
         raise PayloadError(what, "contains a lone surrogate, which UTF-8 cannot hold", "decode it properly") from None
 
 
+def check_name(text: str, what: str) -> str:
+    """An id, a name or a key as the engine takes it: text of 1 to 1,000 bytes."""
+    if not 1 <= len(text_bytes(text, what)) <= 1000:
+        raise PayloadError(what, f"must have 1 to 1000 bytes, this is {text!r:.100}", "use a shorter one, for example a hash")
+    return text
+
+
 def _find(value: Any, path: str, depth: int) -> tuple[str, str, str] | None:
     """Where in a value the trouble is: path, reason, advice."""
     if depth > 250:
