@@ -12,10 +12,10 @@ from psycopg_pool import AsyncConnectionPool
 
 from . import direct, engine, joined, payloads, starts
 from .connection import configure, conninfo, is_connection_trouble, translate
-from .errors import HotMeshError, NotConnected, OutcomeUnknown, PayloadError
+from .errors import HotMeshError, NotConnected, OutcomeUnknown
 from .handle import Handle
 from .results import Results, unwrap
-from .starts import CONFLICT, REUSE, StartRequest
+from .starts import StartRequest
 from .wire import Int8s
 
 Rows = list[Any]  # WorkflowClient has a method of the name
@@ -52,7 +52,7 @@ class Client:
             self.dsn = conninfo(str(connection.conninfo))
         else:
             self.dsn = conninfo(connection)
-        self.namespace = namespace
+        self.namespace = payloads.check_name(namespace, "namespace")
         if notification_connection or not isinstance(connection, Client):
             self.notification_dsn = conninfo(notification_connection or self.dsn)
         self._pool_size = pool_size
@@ -68,7 +68,9 @@ class Client:
         retried; without it, a reply that was lost raises ``OutcomeUnknown``. ``conn=`` joins the
         caller's transaction: the signal is sent if and only if that commits.
         """
-        payloads.text_bytes(signal_id, "signal_id")
+        payloads.check_name(signal_id, "signal_id")
+        if idempotency_key is not None:
+            payloads.check_name(idempotency_key, "idempotency_key")
         encoded = payloads.encode(payload).decode()
         params = (self.namespace, signal_id, encoded, idempotency_key, conn is not None)
         if conn is not None:
@@ -80,6 +82,7 @@ class Client:
 
     def get_handle(self, workflow_id: str, task_queue: str | None = None, *, run_id: int | None = None) -> Handle:
         """A handle by id; no round trip. ``task_queue`` is accepted for symmetry and not needed."""
+        payloads.text_bytes(workflow_id, "workflow_id")
         return Handle(self, workflow_id, run_id)
 
     async def close(self) -> None:
@@ -295,8 +298,7 @@ class WorkflowClient:
         conn: Any = None,
         ids: Sequence[str] | None = None,
     ) -> Rows:
-        if conflict not in CONFLICT or reuse not in REUSE:
-            raise PayloadError("policy", f"unknown: {conflict!r}, {reuse!r}", f"choose of {CONFLICT} and {REUSE}")
+        starts.check_policies(conflict, reuse)
         columns = starts.arguments(self._client.namespace, requests, ids or [r.id for r in requests])
         params = [*columns, conflict, reuse, False, client, conn is not None]
         if conn is not None:

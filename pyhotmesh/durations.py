@@ -17,32 +17,35 @@ _SECONDS = {
     "week": 604800.0, "month": 2592000.0, "y": 31536000.0, "yr": 31536000.0, "year": 31536000.0,
 }  # fmt: skip
 _PART = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z]+)\s*(?:,|and\b)?", re.IGNORECASE)
-_LONGEST = 1000 * 31536000.0
+LONGEST = 1000 * 31536000.0  # seconds; anything longer is either a slip or meant as 'infinity'
 
 
 def parse(value: Duration) -> float:
     """The duration in seconds. A month is 30 days, a year 365. ``InvalidDuration`` names what is wrong."""
     if isinstance(value, bool):
         raise InvalidDuration(f"not a duration: {value!r}", hint="use seconds or text such as '15 minutes'")
+    endless = False
     if isinstance(value, timedelta):
         seconds = value.total_seconds()
-    elif isinstance(value, int | float):
-        seconds = float(value)
+    elif isinstance(value, int):
+        seconds = float(max(-1, min(value, LONGEST + 1)))  # an int may be larger than any float
+    elif isinstance(value, float):
+        seconds = value
+        endless = seconds == math.inf
     elif isinstance(value, str):
-        seconds = _parse_text(value)
+        endless = value.strip().lower() in ("infinity", "inf")
+        seconds = math.inf if endless else _parse_text(value)
     else:
         raise InvalidDuration(f"not a duration: {value!r}", hint="use seconds, a timedelta, or text such as '15 minutes'")
     if math.isnan(seconds) or seconds < 0:
         raise InvalidDuration(f"a duration cannot be negative: {value!r}")
-    if seconds > _LONGEST and not math.isinf(seconds):
-        raise InvalidDuration(f"a duration of more than 1000 years: {value!r}", hint="use 'infinity'")
+    if seconds > LONGEST and not endless:
+        raise InvalidDuration(f"a duration of more than 1000 years: {value!r:.200}", hint="use 'infinity'")
     return seconds
 
 
 def _parse_text(text: str) -> float:
     stripped = text.strip().lower()
-    if stripped in ("infinity", "inf"):
-        return math.inf
     if stripped.startswith("-"):
         raise InvalidDuration(f"a duration cannot be negative: {text!r}")
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from . import engine
+from . import engine, payloads
 from .durations import parse as parse_duration
 from .errors import WorkflowNotFound
 
@@ -62,6 +62,7 @@ class Handle:
 
     async def interrupt(self, reason: str = "interrupted") -> None:
         """Ends the workflow at once, whatever its code is doing. ``WorkflowNotFound`` if none is open."""
+        payloads.text_bytes(reason, "reason")
         if await self._client._value(engine.INTERRUPT, (self._client.namespace, self.workflow_id, reason), safe=True):
             await self._client._route()
 

@@ -7,6 +7,7 @@ cannot hold (NUL) is found by a cheap look at the output, and only then by a wal
 from __future__ import annotations
 
 import dataclasses
+import enum
 import logging
 import math
 import traceback
@@ -69,10 +70,19 @@ def text_bytes(text: str, what: str) -> bytes:
         raise PayloadError(what, "contains a lone surrogate, which UTF-8 cannot hold", "decode it properly") from None
 
 
+def check_name(text: str, what: str) -> str:
+    """An id, a name or a key as the engine takes it: text of 1 to 1,000 bytes."""
+    if not 1 <= len(text_bytes(text, what)) <= 1000:
+        raise PayloadError(what, f"must have 1 to 1000 bytes, this is {text!r:.100}", "use a shorter one, for example a hash")
+    return text
+
+
 def _find(value: Any, path: str, depth: int) -> tuple[str, str, str] | None:
     """Where in a value the trouble is: path, reason, advice."""
     if depth > 250:
         return path, "nested too deeply", "flatten it"
+    if isinstance(value, enum.Enum):
+        value = value.value
     if value is None or isinstance(value, bool):
         return None
     if isinstance(value, float):
@@ -121,6 +131,8 @@ def _find(value: Any, path: str, depth: int) -> tuple[str, str, str] | None:
         return None
     try:
         orjson.dumps(value, _default)
+        if callable(getattr(value, "model_dump", None)):
+            return _find(_default(value), path, depth + 1)
     except (TypeError, ValueError, RecursionError):
         advice = {
             "set": "use a list",
@@ -189,7 +201,9 @@ def decode_failure(data: bytes | str) -> BaseException:
 
 def _rebuild(raw: dict[str, Any]) -> BaseException:
     message = str(raw.get("message", ""))
-    details = raw.get("details") or []
+    details = raw.get("details")
+    if not isinstance(details, list):
+        details = [] if details is None else [details]
     cause = raw.get("cause")
     inner = _rebuild(cause) if isinstance(cause, dict) else None
     error: BaseException

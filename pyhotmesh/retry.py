@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .durations import Duration, parse
+from .durations import LONGEST, Duration, parse
 from .errors import ApplicationError, InvalidDuration
 
 
@@ -26,6 +26,8 @@ class RetryPolicy:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "initial_interval", parse(self.initial_interval))
+        if self.initial_interval == float("inf"):
+            raise InvalidDuration("initial_interval cannot be endless", hint="maximum_attempts=1 means no retry")
         object.__setattr__(self, "maximum_interval", parse(self.maximum_interval))
         if isinstance(self.maximum_attempts, bool) or not isinstance(self.maximum_attempts, int) or self.maximum_attempts < 0:
             raise ValueError(f"maximum_attempts must be 0 (no limit) or more, not {self.maximum_attempts!r}")
@@ -36,7 +38,7 @@ class RetryPolicy:
         object.__setattr__(self, "non_retryable_error_types", tuple(self.non_retryable_error_types))
 
     def delay(self, attempt: int, error: BaseException | None) -> float | None:
-        """Seconds until the next try after ``attempt`` tries, or None if there is none."""
+        """Seconds until the next try after ``attempt`` tries, at most 1000 years, or None if there is none."""
         if self.maximum_attempts and attempt >= self.maximum_attempts:
             return None
         if isinstance(error, ApplicationError):
@@ -44,16 +46,17 @@ class RetryPolicy:
                 return None
             if error.next_retry_delay is not None:
                 try:
-                    return parse(error.next_retry_delay)
+                    return min(parse(error.next_retry_delay), LONGEST)
                 except InvalidDuration:
                     return float(self.initial_interval)  # type: ignore[arg-type]
         if error is not None and {c.__name__ for c in type(error).__mro__} & set(self.non_retryable_error_types):
             return None
-        initial, most = float(self.initial_interval), float(self.maximum_interval)  # type: ignore[arg-type]
+        initial = float(self.initial_interval)  # type: ignore[arg-type]
+        most = min(float(self.maximum_interval), LONGEST)  # type: ignore[arg-type]
         try:
             return min(most, initial * self.backoff_coefficient ** (max(attempt, 1) - 1))
         except OverflowError:
-            return most
+            return most if initial else 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """As it is stored with a task."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from . import payloads, workflow
 from .durations import parse as parse_duration
-from .errors import PayloadError
+from .errors import InvalidDuration, PayloadError
 from .ids import format_guid, guid_bytes
 from .wire import Floats, Int2s, Jsons, Texts, Uuids
 
@@ -42,22 +42,26 @@ class StartRequest:
 
 def arguments(namespace: str, requests: Sequence[StartRequest], ids: Sequence[str]) -> list[Any]:
     """The aligned arrays of ``hotmesh_engine.start``; a column that nobody uses is left out."""
-    for wid in ids:
-        _check_name(wid, "workflow_id")
-    seen: set[str] = set()
-    for request in requests:
-        if request.task_queue not in seen:
-            _check_name(request.task_queue, "task_queue")
-            seen.add(request.task_queue)
+    queue: Any = object()
+    names = []
+    for wid, request in zip(ids, requests, strict=True):
+        payloads.check_name(wid, "workflow_id")
+        names.append(payloads.check_name(workflow.name_of(request.workflow), "workflow type"))
+        if request.task_queue is not queue:  # nearly always that of the one before
+            queue = payloads.check_name(request.task_queue, "task_queue")
+        if type(request.priority) is not int or not 1 <= request.priority <= 5:
+            raise PayloadError("priority", f"must be 1 (first) to 5 (last), not {request.priority!r:.100}")
+        if not isinstance(request.args, Sequence) or isinstance(request.args, str | bytes):
+            raise PayloadError("args", f"must be a list of the arguments, not {request.args!r:.100}")
     encode = payloads.encode
     return [
         namespace,
-        Texts(workflow.name_of(r.workflow) for r in requests),
+        Texts(names),
         Texts(ids),
         Texts(r.task_queue for r in requests),
         Jsons(encode(list(r.args)) for r in requests),
         Uuids(r.raw_id for r in requests),
-        _optional(requests, "start_delay", lambda d: parse_duration(d), Floats),
+        _optional(requests, "start_delay", _delay, Floats),
         _optional(requests, "execution_timeout", _finite, Floats),
         _optional(requests, "retention", lambda d: _interval(parse_duration(d)), Texts),
         None if all(r.priority == 3 for r in requests) else Int2s(r.priority for r in requests),
@@ -65,16 +69,24 @@ def arguments(namespace: str, requests: Sequence[StartRequest], ids: Sequence[st
     ]
 
 
-def _check_name(name: object, what: str) -> None:
-    if not isinstance(name, str) or not 1 <= len(payloads.text_bytes(name, what)) <= 1000:
-        raise PayloadError(what, f"must be text of 1 to 1000 bytes, this is {name!r:.100}", "use another one")
-
-
 def _optional(requests: Sequence[StartRequest], name: str, convert: Callable[[Any], Any], kind: Any) -> Any:
     values = [getattr(r, name) for r in requests]
     if all(v is None for v in values):
         return None
     return kind(None if v is None else convert(v) for v in values)
+
+
+def check_policies(conflict: str, reuse: str) -> None:
+    """Refuses policies that there are not."""
+    if conflict not in CONFLICT or reuse not in REUSE:
+        raise PayloadError("policy", f"unknown: {conflict!r}, {reuse!r}", f"choose of {CONFLICT} and {REUSE}")
+
+
+def _delay(duration: Any) -> float:
+    seconds = parse_duration(duration)
+    if seconds == float("inf"):
+        raise InvalidDuration("start_delay cannot be endless", hint="start it when it is wanted")
+    return seconds
 
 
 def _finite(duration: Any) -> float | None:

@@ -38,7 +38,9 @@ class SyncClient:
         if conn is None:
             self._wait(self._client.signal(signal_id, payload, idempotency_key=idempotency_key))
             return
-        payloads.text_bytes(signal_id, "signal_id")
+        payloads.check_name(signal_id, "signal_id")
+        if idempotency_key is not None:
+            payloads.check_name(idempotency_key, "idempotency_key")
         encoded = payloads.encode(payload).decode()
         joined.run(conn, engine.SIGNAL, (self.namespace, signal_id, encoded, idempotency_key, True))
 
@@ -82,6 +84,7 @@ class SyncWorkflowClient:
             return SyncHandle(self._sync, self._sync._wait(self._workflow.start(workflow, **options)))
         conflict = options.pop("id_conflict_policy", "fail")
         reuse = options.pop("id_reuse_policy", "allow_duplicate")
+        starts.check_policies(conflict, reuse)
         request = StartRequest(workflow, **options)
         columns = starts.arguments(self._sync.namespace, [request], [request.id])
         rows = joined.run(conn, engine.START, [*columns, conflict, reuse, False, None, True])

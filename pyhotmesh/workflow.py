@@ -108,8 +108,9 @@ def execute_activity(
     ``heartbeat_timeout`` is how long it may be silent. ``task_queue``: of another worker.
     """
     instance = _instance()
+    name = payloads.check_name(activity.name_of(fn) if callable(fn) else fn, "activity")
     call = ActivityCall(
-        activity.name_of(fn), payloads.encode(args), task_queue, _seconds(start_to_close_timeout),
+        name, payloads.encode(args), _queue(task_queue), _seconds(start_to_close_timeout),
         _seconds(schedule_to_close_timeout), _seconds(heartbeat_timeout), retry_policy or _DEFAULT_RETRY,
     )  # fmt: skip
     return instance.start_activity(call)
@@ -120,6 +121,10 @@ def _seconds(duration: Duration | None) -> float | None:
         return None
     seconds = parse(duration)
     return None if seconds == float("inf") else seconds
+
+
+def _queue(name: str | None) -> str | None:
+    return None if name is None else payloads.check_name(name, "task_queue")
 
 
 class _Proxy:
@@ -162,7 +167,7 @@ def proxy_activities(
     Typed like the module. Options as of ``execute_activity``. Calls return futures: ``gather`` them.
     """
     options = (
-        task_queue, _seconds(start_to_close_timeout), _seconds(schedule_to_close_timeout), _seconds(heartbeat_timeout),
+        _queue(task_queue), _seconds(start_to_close_timeout), _seconds(schedule_to_close_timeout), _seconds(heartbeat_timeout),
         retry_policy or _DEFAULT_RETRY,
     )  # fmt: skip
     return cast(T, _Proxy(source, options))
@@ -173,13 +178,13 @@ def proxy_activities(
 
 def wait_for(signal_id: str, timeout: Duration | None = None) -> Awaitable[Any]:
     """Waits for a signal and returns its payload; ``TimeoutError`` (kind ``wait_for``) after ``timeout``."""
-    payloads.text_bytes(signal_id, "signal_id")
+    payloads.check_name(signal_id, "signal_id")
     return _instance().wait_for_signal(signal_id, _seconds(timeout))
 
 
 async def signal(signal_id: str, payload: Any = None) -> None:
     """Sends a signal, once, when this step is recorded."""
-    payloads.text_bytes(signal_id, "signal_id")
+    payloads.check_name(signal_id, "signal_id")
     _instance().send_signal(signal_id, payloads.encode(payload))
 
 

@@ -43,6 +43,38 @@ begin
   end if;
 end $$;
 
+-- What SQL callers pass as JSON, judged as the Python client judges its own: at most 2 MB, and nothing
+-- that a reader would refuse or change (NUL, lone surrogates, numbers beyond 64 bits or a double).
+-- The type json has checked no more than the syntax. Searched as jsonb, kept as json.
+create or replace function hotmesh_engine.check_payload(p_what text, p_value json) returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+declare
+  v_value  jsonb;
+  v_reason text;
+begin
+  if octet_length(p_value::text) > 2097152 then
+    v_reason := format('%s bytes of JSON, at most 2097152', octet_length(p_value::text));
+  else
+    begin
+      v_value := p_value::jsonb;
+    exception when data_exception or program_limit_exceeded then
+      v_reason := sqlerrm;
+    end;
+  end if;
+  if jsonb_path_exists(v_value, '$.** ? (@.type() == "number" && (@ > 1.797e308 || @ < -1.797e308))') then
+    v_reason := 'a number that no double can hold';
+  elsif p_value::text ~ '\d{19}' and exists (                  -- 1e300 is no integer: it is written as a double
+      select from regexp_matches(regexp_replace(p_value::text, '"([^"\\]|\\.)*"', '""', 'g'),
+                                 '(?:^|[][,:{\s])(-?\d{19,})(?=\s*(?:$|[],}]))', 'g') m
+       where m[1]::numeric not between -9223372036854775808 and 18446744073709551615) then
+    v_reason := 'an integer of more than 64 bits';
+  end if;
+  if v_reason is not null then
+    raise exception using errcode = 'HM003', message = format('%s: %s', p_what, v_reason),
+      hint = 'Pass it as text, or store it elsewhere and pass its id.';
+  end if;
+end $$;
+
 create or replace function hotmesh_engine.status_name(p_status smallint) returns text
 language sql immutable parallel safe as $$
   select case p_status

@@ -18,6 +18,7 @@ declare
 begin
   perform hotmesh_engine.check_name('signal id', p_key);
   if p_idempotency_key is not null then
+    perform hotmesh_engine.check_name('idempotency key', p_idempotency_key);
     insert into hotmesh_engine.request (namespace_id, request_id, expires_at)
     values (v_ns, p_idempotency_key, v_now + p_retention) on conflict do nothing;
     if not found then return 0; end if;
@@ -37,6 +38,7 @@ end $$;
 create or replace function hotmesh.signal(signal_id text, payload json default 'null', namespace text default 'default')
 returns void
 language sql volatile set search_path = pg_catalog, pg_temp as $$
+  select hotmesh_engine.check_payload('payload', payload);
   select hotmesh_engine.signal(namespace, signal_id, payload, p_caller => true)
 $$;
 comment on function hotmesh.signal(text, json, text) is

@@ -71,6 +71,12 @@ begin
   if exists (select from unnest(p_priority) p where p not between 1 and 5) then
     raise exception using errcode = 'HM003', message = 'priority must be 1 (first) to 5 (last)';
   end if;
+  -- up to 1000 years: what PostgreSQL can add to any time of today (and NaN is above everything)
+  if exists (select from unnest(p_delay || p_timeout) d where d not between 0 and 31536000000)
+     or exists (select from unnest(p_retention) d where d not between '0' and '1000 years') then
+    raise exception using errcode = 'HM003',
+      message = 'start_delay, execution_timeout and retention must be between 0 and 1000 years';
+  end if;
   if p_caller then
     if p_on_conflict <> 'fail' or p_reuse <> 'allow_duplicate' then
       raise exception using errcode = 'HM005',
@@ -237,12 +243,21 @@ create or replace function hotmesh.start_workflow(
 language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 #variable_conflict use_variable
 declare
-  v_id   text := coalesce(workflow_id, hotmesh_engine.guid());
-  v_odd  text;
+  v_id         text := coalesce(workflow_id, hotmesh_engine.guid());
+  v_odd        text;
+  v_delay      double precision;
+  v_timeout    double precision;
+  v_retention  interval;
+  v_priority   smallint;
 begin
   if json_typeof(args) is distinct from 'array' then
     raise exception using errcode = 'HM003',
       message = format('args must be a JSON array of the arguments, this is %s', coalesce(json_typeof(args), 'null'));
+  end if;
+  perform hotmesh_engine.check_payload('args', args);
+  perform hotmesh_engine.check_payload('options', options);
+  if json_typeof(options) <> 'object' then
+    raise exception using errcode = 'HM003', message = format('options must be a JSON object, this is %s', json_typeof(options));
   end if;
   select k into v_odd from json_object_keys(options) k
    where k not in ('namespace', 'priority', 'start_delay', 'execution_timeout', 'retention', 'memo') limit 1;
@@ -250,14 +265,19 @@ begin
     raise exception using errcode = 'HM003', message = format('unknown option %L', v_odd),
       hint = 'Known: namespace, priority, start_delay, execution_timeout, retention, memo.';
   end if;
+  begin
+    v_delay := (options ->> 'start_delay')::double precision;
+    v_timeout := (options ->> 'execution_timeout')::double precision;
+    v_retention := (options ->> 'retention')::interval;
+    v_priority := (options ->> 'priority')::smallint;
+  exception when data_exception then
+    raise exception using errcode = 'HM003', message = format('an option is not what it should be: %s', sqlerrm),
+      hint = 'start_delay, execution_timeout: seconds; retention: an interval such as ''7 days''; priority: 1 to 5.';
+  end;
   perform hotmesh_engine.start(
     coalesce(options ->> 'namespace', 'default'),
     array[workflow_type], array[v_id], array[task_queue], array[args], array[gen_random_uuid()],
-    array[(options ->> 'start_delay')::double precision],
-    array[(options ->> 'execution_timeout')::double precision],
-    array[(options ->> 'retention')::interval],
-    array[(options ->> 'priority')::smallint],
-    array[options -> 'memo'],
+    array[v_delay], array[v_timeout], array[v_retention], array[v_priority], array[options -> 'memo'],
     p_caller => true);
   return v_id;
 end $$;
