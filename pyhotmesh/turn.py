@@ -214,32 +214,35 @@ class TurnLoop:
     async def _turn(self, asleep: bool = False) -> bool:
         """A turn with all that has gathered, and more while there is more to send or to fetch: the next one
         is on its way before the answer of this one is fed. True if one brought something."""
-        if self._timers and self._timers[0][0] <= self.now():
+        if self._timer_is_due():
             await self._callback(self._fire_timers)
         found = False
         turn = self._prepare(asleep)
-        sending: Awaitable[list[tuple[Any, ...]] | None] = self._send(*turn)
-        while True:
-            rows = await sending
-            following = None
-            if rows is None:
-                self._closed = []
-                found = True
-            else:
-                self._asleep = turn[3]
-                self._head(rows)
-                if (self._dirty or self._more) and not self.abandoned:
-                    following = self._prepare(asleep=False, busy=True)
-                    sending = self._loop.create_task(self._send(*following))
-                try:
+        sending = self._loop.create_task(self._send(*turn))
+        try:
+            while True:
+                while self._timer_is_due() and not sending.done():
+                    await self._callback(self._fire_timers)
+                rows = await sending
+                following = None
+                if rows is None:
+                    self._closed = []
+                    found = True
+                else:
+                    self._asleep = turn[3]
+                    self._head(rows)
+                    if (self._dirty or self._more) and not self.abandoned:
+                        following = self._prepare(asleep=False, busy=True)
+                        sending = self._loop.create_task(self._send(*following))
                     found |= bool(await self._callback(self._answer, rows, turn[0]))
-                except BaseException:
-                    if isinstance(sending, asyncio.Task):
-                        sending.cancel()
-                    raise
-            if following is None:
-                return found
-            turn = following
+                if following is None:
+                    return found
+                turn = following
+        finally:
+            sending.cancel()
+
+    def _timer_is_due(self) -> bool:
+        return bool(self._timers) and self._timers[0][0] <= self.now()
 
     def _prepare(self, asleep: bool, busy: bool = False) -> tuple[list[Parcel], list[TaskEnd], list[int], bool]:
         """Seals a turn: its parcels, ended tasks, runs closed by the turn before, and how the worker will wait."""
@@ -869,9 +872,12 @@ class TurnLoop:
         self._deliver(run, kind, command, payload.encode() if payload is not None else None)
 
     def _fire_timers(self) -> None:
-        """Timers of held runs are the holder's."""
+        """Timers of held runs are the holder's. A batch of them at a time: many may be due at once, and what
+        the first ones lead to need not wait for the last."""
         now = self.now()
-        while self._timers and self._timers[0][0] <= now:
+        for _ in range(MAX_BATCH_RUNS):
+            if not self._timers or self._timers[0][0] > now:
+                return
             due, run_id = heapq.heappop(self._timers)
             run = self.runs.get(run_id)
             if run is None or run.instance is None or run.timer != due:
