@@ -23,7 +23,7 @@ from zlib import crc32
 import orjson
 
 from . import payloads
-from .errors import ActivityError, HotMeshError, NonDeterminismError, TimeoutError
+from .errors import ActivityError, HotMeshError, NonDeterminismError, PayloadError, TimeoutError
 from .loop import DurableFuture, TimerHandle, WorkflowLoop, WorkflowTask
 from .retry import RetryPolicy
 
@@ -183,8 +183,10 @@ class Instance:
 
     def _begin(self) -> None:
         loop = self._loop
+        args = payloads.decode(self.input)
+        if not isinstance(args, list):
+            raise PayloadError("$", f"the input must be an array of the arguments, this is {type(args).__name__}")
         try:
-            args = payloads.decode(self.input)
             coroutine = self.definition.fn(*args)
         except Exception as error:
             self.outcome = FAILED, payloads.encode_failure(error)

@@ -339,7 +339,9 @@ class TurnLoop:
         log.warning("a turn of %d runs was refused: %s", len(parcels), _first_line(error))
         idle = Capacity(list(self.queues), 0, 0, 0, None, None, None)
         try:
-            await self._call(self._capacity(False), [], [], [])
+            rows = await self._call(self._capacity(False), [], [], [])
+            self._head(rows)
+            await self._callback(self._answer, rows, [])
         except psycopg.Error as again:
             if again.sqlstate == "HM004":
                 raise LeaseEnded from again
@@ -403,14 +405,16 @@ class TurnLoop:
             await self._conn.close()
         delay = 0.05
         held = list(self.runs.values())
-        tasks = list(self.tasks.values())
+        # Also those that have ended but are not known to be recorded: else they would be run again.
+        tasks = [(e.run_id, e.command, e.attempt) for e in self.tasks.values()]
+        tasks += [(e.run, e.command, e.attempt) for e in (*ends, *self._ends)]
         while True:
             try:
                 self._conn = await connect(self.dsn)
                 cursor = await self._conn.execute(
                     engine.ADOPT,
-                    (old, new, self.name, Int8s(r.run_id for r in held), Int8s(e.run_id for e in tasks),
-                     Int4s(e.command for e in tasks), Int4s(e.attempt for e in tasks)),
+                    (old, new, self.name, Int8s(r.run_id for r in held), Int8s(t[0] for t in tasks),
+                     Int4s(t[1] for t in tasks), Int4s(t[2] for t in tasks)),
                 )  # fmt: skip
                 rows = await cursor.fetchall()
                 break
@@ -458,7 +462,7 @@ class TurnLoop:
             if still.get(key) != execution.attempt and not execution.finished:
                 execution.cancel("its lease is gone")
                 del self.tasks[key]
-        self._ends = [e for e in ends if still.get((e.run, e.command)) == e.attempt] + self._ends
+        self._ends = [e for e in (*ends, *self._ends) if still.get((e.run, e.command)) == e.attempt]
         self._settle(recorded, set())
 
     def _send_again(self, run: Run, parcel: Parcel) -> None:
@@ -525,7 +529,8 @@ class TurnLoop:
             self._park(run, parcel, instance)
         if parcel.waits or parcel.tasks or parcel.signals or parcel.end == PARK or parcel.lists:
             listing = instance.listing()
-            if listing is not None:
+            # Tasks must not be added twice: a row, even an empty one, shows whether the parcel was recorded.
+            if listing is not None or (parcel.tasks and not parcel.rows):
                 run.seq += 1
                 parcel.rows.append((run.run_id, run.seq, COMMANDS, None, instance.now, None, listing))
         for number, _, _, group, _ in parcel.waits:

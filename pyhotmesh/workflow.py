@@ -3,8 +3,7 @@
 A workflow is an async function that asks for things (activities, timers, signals) and may use asyncio's
 ``gather``, ``wait``, ``TaskGroup``, ``timeout`` and ``sleep``. It must ask for the same things in the same
 order when it is replayed from its history: no clock, no randomness, no I/O but through this module and
-activities. ``asyncio.as_completed`` must be given tasks or futures: it starts bare coroutines in the order of
-their memory addresses.
+activities. (``asyncio.as_completed`` starts bare coroutines in an order of its own: give it tasks.)
 """
 
 from __future__ import annotations

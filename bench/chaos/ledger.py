@@ -63,7 +63,8 @@ class Ledger:
 
 @dataclass
 class Report:
-    """The checker's line. Only ``extra_effects`` (a callback that ran again) may be above zero."""
+    """The checker's line. Of what follows ``closed`` only ``extra_effects`` (callbacks that ran again) may be
+    above zero. ``log_lines``: warnings and errors of the workers that lived to the end."""
 
     started: int = 0
     acked: int = 0
@@ -75,6 +76,7 @@ class Report:
     stale_accepted: int = 0
     stuck: int = 0
     p99_ms: int = 0
+    log_lines: int = 0
     wrongs: list[Any] = field(default_factory=list)
 
     @property

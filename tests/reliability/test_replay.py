@@ -18,8 +18,8 @@ from tests.reliability.kit import Database, serve, until
 from tests.reliability.replays import replay_closed
 
 VALUES: list[Any] = [
-    {"zeta": 1, "alpha": 2, "middle": {"b": None, "a": [1, 1.0, True]}}, 1, 1.0, -0.0, 1e16, 10**18, 2**53 + 1, 2**64 - 1, -(2**63),
-    0.1 + 0.2, 5e-324, True, None, "", "é\u2028😀\\u0000\"", [], {}, [[[[]]]], {"": {"": ""}}, [None, False, 0, ""],
+    {"zeta": 1, "alpha": 2, "middle": {"b": None, "a": [1, 1.0, True]}}, 1, 1.0, -0.0, 1e16, 10**18, 2**53 + 1, 2**64 - 1,
+    -(2**63), 0.1 + 0.2, 5e-324, True, None, "", "é\u2028😀\\u0000\"", [], {}, [[[[]]]], {"": {"": ""}}, [None, False, 0, ""],
 ]  # fmt: skip
 
 # Workflow, arguments, and the signals that it needs.

@@ -1,0 +1,107 @@
+"""Who waits for whom: nobody in a circle, and for an open transaction only who has to."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from typing import Any
+
+import psycopg
+import pytest
+
+from pyhotmesh import Client, StartRequest, WorkflowInterrupted
+from tests.reliability.flows import fan, listen, ping_pong, shout
+from tests.reliability.kit import Database, serve, until
+
+
+@pytest.mark.limit(120)
+async def test_crossed_signals_starts_and_interrupts_do_not_deadlock(dsn: str, db: Database) -> None:
+    """Two workers, pairs that signal each other, a crowd that is interrupted as it works. ``db`` asks the
+    server for deadlocks afterwards."""
+    pairs, rounds = 40, 5
+    async with Client(dsn) as client, Client(dsn) as other, serve(client, name="one"), serve(other, name="two"):
+        requests = [StartRequest(ping_pong, [f"a{i}", f"b{i}", rounds]) for i in range(pairs)]
+        requests += [StartRequest(ping_pong, [f"b{i}", f"a{i}", rounds]) for i in range(pairs)]
+        handles = await client.workflow.start_many(requests)
+        crowd = await other.workflow.start_many([StartRequest(listen, [f"crowd{i % 7}", 1000]) for i in range(100)])
+
+        async def signals(sender: Client) -> None:
+            for i in range(150):
+                await sender.signal(f"crowd{i % 7}", i)
+
+        async def interrupts() -> None:
+            for handle in crowd[::3]:
+                await handle.interrupt("enough")
+
+        await asyncio.gather(signals(client), signals(other), interrupts(), client.workflow.execute(fan, args=[200]))
+        for handle in handles:
+            assert await handle.result(timeout=60) == rounds
+        for handle in crowd[::3]:
+            with pytest.raises(WorkflowInterrupted):
+                await handle.result(timeout=20)
+
+
+def in_thread(dsn: str, query: str) -> tuple[threading.Thread, list[Any]]:
+    """Runs a statement on a connection of its own; the list gets its row, or its error."""
+    out: list[Any] = []
+
+    def run() -> None:
+        with psycopg.connect(dsn, autocommit=True) as conn:
+            try:
+                out.append(conn.execute(query.encode()).fetchone())
+            except psycopg.Error as error:
+                out.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    return thread, out
+
+
+START = "select hotmesh.start_workflow('shout', '[\"x\"]', 'same')"
+
+
+@pytest.mark.parametrize("ends", ["commit", "rollback"])
+async def test_two_starts_of_one_id(dsn: str, db: Database, ends: str) -> None:
+    """The second waits for the first one's transaction, and then knows."""
+    with psycopg.connect(dsn) as first:
+        first.execute(START.encode())
+        thread, out = in_thread(dsn, START)
+        time.sleep(0.3)
+        assert out == [], "nobody can know yet"
+        getattr(first, ends)()
+        thread.join(20)
+    (answer,) = out
+    if ends == "commit":
+        assert isinstance(answer, psycopg.Error)
+        assert answer.sqlstate == "HM001"
+    else:
+        assert isinstance(answer, tuple)
+    assert db.value("select count(*) from hotmesh.workflows where workflow_id = 'same'") == 1
+
+
+async def test_a_start_in_an_open_transaction_holds_no_worker_up(dsn: str, db: Database) -> None:
+    async with Client(dsn) as client, serve(client):
+        with psycopg.connect(dsn) as user:
+            user.execute(START.encode())
+            assert await client.workflow.execute(shout, args=["y"], timeout=10) == "y!"
+            assert db.status("same") is None
+            user.commit()
+        assert await client.get_handle("same").result(timeout=20) == "x!"
+
+
+@pytest.mark.parametrize("ends", ["commit", "rollback"])
+async def test_an_interrupt_in_an_open_transaction_holds_up_its_workflow_alone(dsn: str, db: Database, ends: str) -> None:
+    async with Client(dsn) as client, serve(client):
+        held = await client.workflow.start(listen, args=["key"], workflow_id="held")
+        await until(lambda: db.waits("held"), "it waits")
+        with psycopg.connect(dsn) as user:
+            user.execute("select hotmesh.interrupt('held', 'by a user')")
+            assert await client.workflow.execute(shout, args=["y"], timeout=10) == "y!"
+            getattr(user, ends)()
+        if ends == "commit":
+            with pytest.raises(WorkflowInterrupted):
+                await held.result(timeout=20)
+        else:
+            await client.signal("key", 1)
+            assert await held.result(timeout=20) == [1]
