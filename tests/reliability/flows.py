@@ -372,6 +372,6 @@ ACTIVITIES = [
     endless_in_thread, held, deadly, silent_once, always_silent, beats, blocks_the_loop, blocks_until, effect,
 ]  # fmt: skip
 WORKFLOWS = [
-    shout, chain, chain_then_signal, fan, pids, sleepers, fan_then_signal, first_failure, listen, collate, patient, impatient, nap,
-    weekly, ping_pong, call, mixture, kaleidoscope, races, groups, timeouts, chances, survivor, conditions, doomed, order,
+    shout, chain, chain_then_signal, fan, pids, sleepers, fan_then_signal, first_failure, listen, collate, patient, impatient,
+    nap, weekly, ping_pong, call, mixture, kaleidoscope, races, groups, timeouts, chances, survivor, conditions, doomed, order,
 ]  # fmt: skip
