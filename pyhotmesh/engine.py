@@ -49,6 +49,7 @@ RETIRE = "select hotmesh_engine.retire(%s)"
 TURN_FAILED = "select hotmesh_engine.turn_failed(%s, %s, %s, %s, %s)"
 JOURNAL_PAGE = "select * from hotmesh_engine.journal_page(%s, %s, %s, %s)"
 SWEEP = "select hotmesh_engine.sweep(%s)"
+SET_ASIDE = "select hotmesh_engine.set_aside(%b, %b)"
 DEADLINES = "select hotmesh_engine.deadlines()"
 PRUNE = "select hotmesh.prune()"
 START = (

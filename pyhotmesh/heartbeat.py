@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import psycopg
 
 from . import engine
-from .connection import connect_sync
+from .connection import connect_sync, is_connection_trouble
 from .wire import Int4s, Int8s, Jsons
 
 log = logging.getLogger("pyhotmesh.worker")
@@ -70,6 +70,7 @@ class Heartbeat(threading.Thread):
         self._stopped = threading.Event()
         self._woken = threading.Event()
         self._stalled = False
+        self._said: set[str] = set()
         self._soon = float("inf")  # monotonic: an activity's sign of life is to be sent by then
 
     def stop(self) -> None:
@@ -97,7 +98,7 @@ class Heartbeat(threading.Thread):
                 due[self._beat] = min(due[self._beat], self._soon)
                 for duty, at in list(due.items()):
                     if at <= time.monotonic() and not self._stopped.is_set():
-                        duty(conn)
+                        self._do(duty, conn)
                         due[duty] = time.monotonic() + every[duty]
                 delay = 0.1
             except (psycopg.Error, OSError) as error:
@@ -111,6 +112,17 @@ class Heartbeat(threading.Thread):
             self._woken.wait(max(0.01, min(*due.values(), self._soon) - time.monotonic()))
         if conn is not None:
             conn.close()
+
+    def _do(self, duty: Callable[[psycopg.Connection[Any]], None], conn: psycopg.Connection[Any]) -> None:
+        """One duty. What it fails on is said once, and keeps none of the others waiting."""
+        try:
+            duty(conn)
+        except psycopg.Error as error:
+            if is_connection_trouble(error) or duty == self._beat:
+                raise
+            if str(error) not in self._said:
+                self._said.add(str(error))
+                log.warning("%s failed: %s", duty.__name__.strip("_"), error)
 
     def _beat(self, conn: psycopg.Connection[Any]) -> None:
         silent = time.monotonic() - self._turned_at()

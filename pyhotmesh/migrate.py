@@ -41,6 +41,7 @@ DOMAINS: Final = (
     "turn.sql",
     "workers.sql",
     "tend.sql",
+    "aside.sql",
     "signals.sql",
     "results.sql",
     "invariants.sql",

@@ -337,7 +337,7 @@ class TurnLoop:
         """A turn was refused for what it carried: finds whose fault it is, so that neighbours do not pay.
 
         First an empty turn: if that fails too, routing or claiming meets something of somebody
-        else's, and turns go on without them until a look shows that it is gone.
+        else's. Turns go on without them until the engine has found it and set it aside.
         """
         log.warning("a turn of %d runs was refused: %s", len(parcels), _first_line(error))
         idle = Capacity(list(self.queues), 0, 0, 0, None, None, None)
@@ -351,10 +351,24 @@ class TurnLoop:
             if not is_connection_trouble(again):
                 log.error("routing or claiming fails (%s): going on without them", _first_line(again))
                 self._careful = True
-                self._loop.call_later(5.0, self._carefree)
+                self._aside(self._set_aside())
         await self._halve([*parcels, *ends], idle)
 
-    def _carefree(self) -> None:
+    async def _set_aside(self) -> None:
+        """Has the engine look for what routing or claiming fails on; then both are tried again."""
+        found = 0
+        try:
+            conn = await connect(self.dsn)
+            try:
+                ((found,),) = await direct.fetch(conn, engine.SET_ASIDE, (self.worker_id, Int4s(self.queues)))
+            finally:
+                await conn.close()
+        except (psycopg.Error, OSError) as error:
+            log.warning("could not look for it: %s", _first_line(error))
+        if found > 0:
+            log.error("%d set aside; see trouble in hotmesh.workflows, hotmesh.waiting and hotmesh.signals", found)
+        else:
+            await asyncio.sleep(0.2 if found < 0 else 5.0)  # another worker is at it, or nothing was found
         self._careful = False
         self.wake()
 

@@ -121,6 +121,7 @@ language sql volatile set search_path = pg_catalog, pg_temp as $$
    where w.kind = 'a'
      and not exists (select from hotmesh_engine.activity_task t where t.run_id = w.run_id and t.command = w.command)
      and not exists (select from hotmesh_engine.inbox i where i.run_id = w.run_id and i.command = w.command)
+     and not exists (select from hotmesh_engine.undelivered u where u.run_id = w.run_id and u.command = w.command)
 $$;
 comment on function hotmesh.check_invariants() is
   'What is wrong with the stored state, a row for each thing; no row = healthy. Reads whole tables.';

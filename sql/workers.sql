@@ -149,19 +149,19 @@ begin
   update hotmesh_engine.inbox set holder = null, handed = false where run_id = p_run and holder is not null;
 end $$;
 
--- Lets a quarantined or troubled run go on at once.
+-- Lets a quarantined or troubled run go on at once, with all that was set aside of it.
 create or replace function hotmesh_engine.resume(p_run bigint) returns boolean
 language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 declare
   v_now   timestamptz := hotmesh.now();
   v_queue int;
 begin
-  update hotmesh_engine.live set due_at = v_now, lost = 0, strikes = 0
-   where run_id = p_run and holder is null
-     and exists (select from hotmesh_engine.trouble t where t.run_id = p_run)
-  returning queue_id into v_queue;
-  if not found then return false; end if;
+  select queue_id into v_queue from hotmesh_engine.live where run_id = p_run for update;
   delete from hotmesh_engine.trouble where run_id = p_run;
+  if not found then return false; end if;
+  update hotmesh_engine.live set due_at = v_now, lost = 0, strikes = 0 where run_id = p_run and holder is null;
+  update hotmesh_engine.activity_task set due_at = v_now where run_id = p_run and holder is null and due_at = 'infinity';
+  perform hotmesh_engine.redeliver(null, null, p_run);
   perform hotmesh_engine.wake_queues(array[v_queue], 1);
   return true;
 end $$;

@@ -143,6 +143,13 @@ async def chain(n: int) -> list[int]:
 
 
 @workflow.defn
+async def chain_then_signal(n: int, key: str) -> list[Any]:
+    for i in range(n):
+        await ask(double, i)
+    return [n, await workflow.wait_for(key)]
+
+
+@workflow.defn
 async def fan(n: int, queue: str | None = None) -> list[int]:
     return list(await asyncio.gather(*[ask(double, i, task_queue=queue) for i in range(n)]))
 
@@ -365,6 +372,6 @@ ACTIVITIES = [
     endless_in_thread, held, deadly, silent_once, always_silent, beats, blocks_the_loop, blocks_until, effect,
 ]  # fmt: skip
 WORKFLOWS = [
-    shout, chain, fan, pids, sleepers, fan_then_signal, first_failure, listen, collate, patient, impatient, nap, weekly,
-    ping_pong, call, mixture, kaleidoscope, races, groups, timeouts, chances, survivor, conditions, doomed, order,
+    shout, chain, chain_then_signal, fan, pids, sleepers, fan_then_signal, first_failure, listen, collate, patient, impatient,
+    nap, weekly, ping_pong, call, mixture, kaleidoscope, races, groups, timeouts, chances, survivor, conditions, doomed, order,
 ]  # fmt: skip

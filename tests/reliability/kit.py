@@ -24,7 +24,8 @@ class Database:
         self.conn = psycopg.connect(dsn, autocommit=True)
 
     def rows(self, query: str, *params: Any) -> list[tuple[Any, ...]]:
-        return self.conn.execute(query.encode(), params or None).fetchall()
+        cursor = self.conn.execute(query.encode(), params or None)
+        return cursor.fetchall() if cursor.description else []
 
     def value(self, query: str, *params: Any) -> Any:
         found = self.rows(query, *params)

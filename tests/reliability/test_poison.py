@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 
+import psycopg
 import pytest
 
 from pyhotmesh import Client, StartRequest
-from tests.reliability.flows import chain, listen, shout
+from tests.reliability.flows import chain, fan, listen, shout
 from tests.reliability.kit import Database, serve, until
 
 # JSON to PostgreSQL, which does not look behind the escape; no text to Python.
@@ -77,3 +78,112 @@ async def test_a_poisoned_journal_parks_its_workflow_alone(dsn: str, db: Databas
             db.rows("update hotmesh_engine.journal set payload = '\"one\"' where kind = 5 returning 1")
             db.rows("select hotmesh.resume('bad')")
             assert await waiting.result(timeout=20) == ["one", "two"]
+
+
+# ------------------------------------------------------ what fails in the engine, for whoever meets it --
+
+
+async def all_good(client: Client, bad: str, n: int = 500) -> None:
+    """n workflows that begin and end beside what is poisoned."""
+    handles = await client.workflow.start_many([StartRequest(shout, [str(i)]) for i in range(n)])
+    assert [await handle.result(timeout=60) for handle in handles] == [f"{i}!" for i in range(n)]
+    assert db_trouble(await client.workflow.list(status="troubled", limit=10), bad) == []
+
+
+def db_trouble(rows: list[dict[str, object]], bad: str) -> list[object]:
+    """Workflows in trouble but the poisoned one."""
+    return [row["workflow_id"] for row in rows if row["workflow_id"] != bad]
+
+
+@pytest.mark.limit(90)
+async def test_a_run_that_cannot_be_leased_is_quarantined_alone(dsn: str, db: Database) -> None:
+    """Its fence cannot grow: each claim that meets it fails, for every worker."""
+    async with Client(dsn) as client:
+        bad = await client.workflow.start(shout, args=["x"], workflow_id="bad")
+        db.rows("update hotmesh_engine.live set fence = 2147483647 returning 1")
+        async with serve(client, name="one"), serve(client, name="two"):
+            await all_good(client, "bad")
+            assert db.status("bad") == "quarantined"
+            ((workflow_id, code, message),) = db.rows(TROUBLE)
+            assert (workflow_id, code) == ("bad", "22003")
+            assert message == "it cannot be leased: integer out of range"
+            db.rows("update hotmesh_engine.live set fence = 7 where run_id = %s returning 1", bad.run_id)
+            assert db.value("select hotmesh.resume('bad')")
+            assert await bad.result(timeout=20) == "x!"
+
+
+@pytest.mark.limit(90)
+async def test_a_task_that_cannot_be_leased_is_quarantined_alone(dsn: str, db: Database) -> None:
+    async with Client(dsn) as client, serve(client):
+        bad = await client.workflow.start(fan, args=[2, "helpers"], workflow_id="bad")
+        await until(lambda: db.value("select count(*) from hotmesh.activities") == 2, "its activities wait for a helper")
+        db.rows("update hotmesh_engine.activity_task set attempt = 2147483647 where command = 2 returning 1")
+        async with serve(client, task_queue="helpers", workflows=[]):
+            good = await client.workflow.start_many([StartRequest(fan, [5, "helpers"]) for _ in range(20)])
+            assert [await handle.result(timeout=60) for handle in good] == [[0, 2, 4, 6, 8]] * 20
+            await until(lambda: db.rows(TROUBLE), "it is set aside")
+            ((workflow_id, code, message),) = db.rows(TROUBLE)
+            assert (workflow_id, code) == ("bad", "22003")
+            assert message == "its activity 2 cannot be leased: integer out of range"
+            assert message in [t for (t,) in db.rows("select trouble from hotmesh.waiting where workflow_id = 'bad'")]
+            db.rows("update hotmesh_engine.activity_task set attempt = 0 where command = 2 returning 1")
+            assert db.value("select hotmesh.resume('bad')")
+            assert await bad.result(timeout=20) == [0, 2]
+
+
+@pytest.mark.limit(90)
+async def test_a_signal_that_cannot_be_delivered_is_listed_alone(dsn: str, db: Database) -> None:
+    """Routing fails on it, in every turn of every worker; nobody is parked for it."""
+    async with Client(dsn) as client:
+        async with serve(client, cache_size=0):
+            waiting = await client.workflow.start(listen, args=["key", 2], workflow_id="w")
+            other = await client.workflow.start(listen, args=["other"], workflow_id="o")
+            await until(lambda: db.parked("w", "o"), "they wait")
+        db.rows("alter table hotmesh_engine.inbox add constraint poison check (payload::text <> '\"poison\"')")
+        for key, payload in [("other", "1"), ("key", '"poison"'), ("key", '"fine"')]:
+            db.rows("select hotmesh.signal(%s, %s)", key, payload)
+        async with serve(client, name="one"), serve(client, name="two"):
+            await all_good(client, "")
+            assert await other.result(timeout=20) == [1]
+            await until(lambda: "signal_received" in db.events("w"), "what came after it is delivered")
+            assert db.rows(TROUBLE) == []
+            ((signal_id, payload, trouble),) = db.rows("select signal_id, payload, trouble from hotmesh.signals")
+            assert (signal_id, payload) == ("key", "poison") and "poison" in trouble
+            db.rows("alter table hotmesh_engine.inbox drop constraint poison")
+            assert db.value("select hotmesh.redeliver('key')") == 1
+            assert await waiting.result(timeout=20) == ["fine", "poison"]
+
+
+@pytest.mark.limit(90)
+async def test_an_interrupt_that_cannot_be_carried_out_is_listed_alone(dsn: str, db: Database) -> None:
+    async with Client(dsn) as client:
+        async with serve(client, cache_size=0):
+            bad = await client.workflow.start(listen, args=["key"], workflow_id="bad")
+            await until(lambda: db.parked("bad"), "it waits")
+        db.rows("update hotmesh_engine.run set retention = '300000 years' where run_id = %s returning 1", bad.run_id)
+        with psycopg.connect(dsn, autocommit=True) as conn:  # as it stands when the router that came for it has failed
+            conn.execute(
+                "insert into hotmesh_engine.inbox (inbox_id, run_id, kind, payload) values (1000000, %s, 101, '{}')",
+                (bad.run_id,),
+            )
+            conn.execute("insert into hotmesh_engine.unrouted (id, kind, run_id) values (1000000, 3, %s)", (bad.run_id,))
+        async with serve(client):
+            await all_good(client, "bad", 50)
+            assert db.rows("select code, reason from hotmesh_engine.undelivered") == [("22008", "timestamp out of range")]
+            assert db.rows("select waits_for, trouble from hotmesh.waiting") == [("signal", "timestamp out of range")]
+
+
+async def test_a_run_that_cannot_be_closed_does_not_stop_the_duties(dsn: str, db: Database) -> None:
+    """Its execution timeout has passed, as have those of its neighbours."""
+    async with Client(dsn) as client, serve(client):
+        handles = [
+            await client.workflow.start(listen, args=["never"], workflow_id=f"w{i}", execution_timeout="1 hour") for i in range(9)
+        ]
+        await until(lambda: all(db.waits(f"w{i}") for i in range(9)), "all wait")
+        db.rows("update hotmesh_engine.run set retention = '300000 years' where workflow_id = 'w4'")
+        db.skip("2 hours")
+        for handle in [*handles[:4], *handles[5:]]:
+            with pytest.raises(TimeoutError, match="execution timeout"):
+                await handle.result(timeout=20)
+        await until(lambda: db.rows(TROUBLE), "it is set aside")
+        assert db.rows(TROUBLE) == [("w4", "22008", "it cannot be closed: timestamp out of range")]

@@ -172,6 +172,23 @@ create table hotmesh_engine.unrouted (
   kind     smallint not null
 );
 
+-- Messages that could not be delivered, because something about them or their receiver fails (aside.sql).
+create table hotmesh_engine.undelivered (
+  message_id    bigint      primary key,
+  since         timestamptz not null,
+  place         bigint,
+  expires_at    timestamptz,
+  namespace_id  int,
+  run_id        bigint,                          -- what had already reached a run
+  command       int,
+  kind          smallint    not null,            -- as in inbox
+  shared        boolean     not null,
+  key           text,
+  payload       json,
+  code          text        not null,
+  reason        text        not null
+);
+
 -- Requests that changed something without leaving a row that says so (idempotency keys).
 create table hotmesh_engine.request (
   namespace_id  int         not null,

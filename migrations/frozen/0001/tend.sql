@@ -90,10 +90,7 @@ begin
            where deadline <= v_now order by deadline limit p_limit for update skip locked) l;
   v_done := coalesce(cardinality(v_runs), 0);
   if v_done > 0 then
-    perform hotmesh_engine.close_runs(v_runs, array_fill(5::smallint, array[v_done]),
-      array_fill('{"type":"TimeoutError","message":"the execution timeout has passed","details":["execution"]}'::json,
-                 array[v_done]), v_now);
-    perform hotmesh_engine.drop_held(v_runs, v_holders);
+    perform hotmesh_engine.time_out(v_runs, v_holders, v_now);
   end if;
 
   with c as materialized (
@@ -149,6 +146,34 @@ begin
   return v_done + v_count;
 end $$;
 
+-- Closes runs whose execution timeout has passed; one that cannot be closed is quarantined alone.
+-- Precondition: their `live` rows are locked.
+create or replace function hotmesh_engine.time_out(p_runs bigint[], p_holders bigint[], p_now timestamptz) returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+declare
+  v_half int := cardinality(p_runs) / 2;
+  v_code text;
+  v_text text;
+begin
+  begin
+    perform hotmesh_engine.close_runs(p_runs, array_fill(5::smallint, array[cardinality(p_runs)]),
+      array_fill('{"type":"TimeoutError","message":"the execution timeout has passed","details":["execution"]}'::json,
+                 array[cardinality(p_runs)]), p_now);
+    perform hotmesh_engine.drop_held(p_runs, p_holders);
+    return;
+  exception when others then
+    get stacked diagnostics v_code = returned_sqlstate, v_text = message_text;
+    if not hotmesh_engine.is_fault(v_code) then raise; end if;
+  end;
+  if v_half > 0 then
+    perform hotmesh_engine.time_out(p_runs[:v_half], p_holders[:v_half], p_now);
+    perform hotmesh_engine.time_out(p_runs[v_half + 1:], p_holders[v_half + 1:], p_now);
+  else
+    perform hotmesh_engine.quarantine(p_runs[1], v_code, 'it cannot be closed: ' || v_text, p_now);
+    update hotmesh_engine.live set deadline = null where run_id = p_runs[1];
+  end if;
+end $$;
+
 -- Retention: removes what has expired, a portion at a time; returns how many runs.
 create or replace function hotmesh.prune(max_runs int default 1000) returns int
 language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
@@ -166,6 +191,8 @@ begin
   end if;
   delete from hotmesh_engine.message where message_id in (
     select message_id from hotmesh_engine.message where expires_at <= v_now limit max_runs for update skip locked);
+  delete from hotmesh_engine.undelivered u
+   where coalesce(u.expires_at <= v_now, not exists (select from hotmesh_engine.live l where l.run_id = u.run_id));
   delete from hotmesh_engine.request where (namespace_id, request_id) in (
     select namespace_id, request_id from hotmesh_engine.request
      where expires_at <= v_now limit max_runs for update skip locked);

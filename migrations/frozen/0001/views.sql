@@ -55,20 +55,26 @@ create or replace view hotmesh.waiting as
 select n.name as namespace, r.workflow_id, w.run_id, w.command,
        case w.kind when 'w' then 'signal' when 'a' then 'activity' when 't' then 'timer' else w.kind::text end as waits_for,
        w.key as name, w.due_at, w.grp as collation_group,
-       exists (select from hotmesh_engine.inbox i where i.run_id = w.run_id and i.command = w.command) as arrived
+       exists (select from hotmesh_engine.inbox i where i.run_id = w.run_id and i.command = w.command) as arrived,
+       coalesce((select u.reason from hotmesh_engine.undelivered u where u.run_id = w.run_id and coalesce(u.command, w.command) = w.command limit 1),
+                (select t.message from hotmesh_engine.trouble t where t.run_id = w.run_id)) as trouble
   from hotmesh_engine.waiting w
   join hotmesh_engine.run r on r.run_id = w.run_id
   join hotmesh_engine.namespace n on n.namespace_id = r.namespace_id;
 comment on view hotmesh.waiting is
-  'What open runs wait for; arrived: it is there, and the rest of its group is not. Timers of a run that a worker holds in memory are that worker''s and not listed.';
+  'What open runs wait for; arrived: it is there, and the rest of its group is not; trouble: why it cannot arrive, or its run not go on. Timers of a run that a worker holds in memory are that worker''s and not listed.';
 
 create or replace view hotmesh.signals as
 select n.name as namespace, m.key as signal_id, m.place, m.sent_at, m.expires_at, m.payload,
-       exists (select from hotmesh_engine.unrouted u where u.id = m.message_id) as pending
+       exists (select from hotmesh_engine.unrouted u where u.id = m.message_id) as pending, null as trouble
   from hotmesh_engine.message m
-  join hotmesh_engine.namespace n on n.namespace_id = m.namespace_id;
+  join hotmesh_engine.namespace n on n.namespace_id = m.namespace_id
+union all
+select n.name, u.key, u.place, u.since, u.expires_at, u.payload, false, u.reason
+  from hotmesh_engine.undelivered u
+  join hotmesh_engine.namespace n on n.namespace_id = u.namespace_id;
 comment on view hotmesh.signals is
-  'Signals that nobody has taken; pending: not yet judged by routing (a worker does it, or hotmesh.route()).';
+  'Signals that nobody has taken; pending: not yet judged by routing (a worker does it, or hotmesh.route()); trouble: why it could not be delivered (hotmesh.redeliver).';
 
 create or replace view hotmesh.queues as
 select n.name as namespace, q.name as task_queue,
