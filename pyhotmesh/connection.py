@@ -22,7 +22,7 @@ import psycopg
 from psycopg import AsyncConnection, Connection
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from . import wire
+from . import direct, wire
 from .errors import HotMeshError, NotConnected, from_sqlstate
 
 log = logging.getLogger("pyhotmesh")
@@ -201,6 +201,7 @@ class Listener:
                 conn.pgconn.consume_input()
                 while (note := conn.pgconn.notifies()) is not None:
                     self._heard(note.relname.decode(), note.extra.decode())
+                direct.watch_on(loop, socket, readable)
             except (psycopg.Error, OSError) as error:
                 loop.remove_reader(socket)
                 if not broken.done():

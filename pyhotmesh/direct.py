@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -57,6 +57,17 @@ async def fetch(conn: AsyncConnection[Any], query: str, params: Sequence[Any]) -
     return transformer.load_rows(0, result.ntuples, tuple)
 
 
+def watch_on(loop: asyncio.AbstractEventLoop, socket: int, callback: Callable[[], None]) -> None:
+    """Has ``callback`` called when there is more to read; for use by a reader that has just read.
+
+    uvloop's reader is called once, and then never again, by a socket that reports an error. A server
+    that is killed with a statement unread gives its last words and a reset at once: whoever only reads
+    the words would wait for the end for ever.
+    """
+    loop.remove_reader(socket)
+    loop.add_reader(socket, callback)
+
+
 async def _result(conn: AsyncConnection[Any], pgconn: Any) -> Any:
     """Waits for the result of what was sent; raises its error."""
     loop = asyncio.get_running_loop()
@@ -74,6 +85,7 @@ async def _result(conn: AsyncConnection[Any], pgconn: Any) -> Any:
                         done.set_result(None)
                     return
                 results.append(result)
+            watch_on(loop, socket, readable)
         except BaseException as error:
             if not done.done():
                 done.set_exception(error)
