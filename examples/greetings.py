@@ -13,7 +13,7 @@ import database
 
 from pyhotmesh import Client, RetryPolicy, Worker, guid, workflow
 
-acts = workflow.proxy_activities(activities, retry_policy=RetryPolicy(initial_interval="100 ms", maximum_attempts=0))
+acts = workflow.proxy_activities(activities, retry_policy=RetryPolicy(initial_interval="100 ms", maximum_interval="1 s"))
 
 
 @workflow.defn
