@@ -87,7 +87,6 @@ async def test_signals_come_in_the_order_in_which_they_were_sent(dsn: str, db: D
 
 
 async def test_a_thousand_signals_to_one_workflow(dsn: str, db: Database) -> None:
-    """10,000 of them: `python -m bench.chaos signals`."""
     async with Client(dsn, pool_size=8) as client, serve(client):
         handle = await client.workflow.start(listen, args=["flood", 1000])
 
@@ -99,6 +98,18 @@ async def test_a_thousand_signals_to_one_workflow(dsn: str, db: Database) -> Non
         seen: list[Any] = await handle.result(timeout=50)
     for mine in range(10):
         assert [i for m, i in seen if m == mine] == list(range(100))
+    assert db.rows("select * from hotmesh.signals") == []
+
+
+@pytest.mark.limit(120)
+async def test_ten_thousand_signals_of_one_statement(dsn: str, db: Database) -> None:
+    """Half of them before their waiter; first in, first out."""
+    send = "select count(*) from (select hotmesh.signal('flood', to_json(i)) from generate_series(%s::int, %s) i) s"
+    async with Client(dsn) as client, serve(client):
+        db.rows(send, 0, 4999)
+        handle = await client.workflow.start(listen, args=["flood", 10_000])
+        db.rows(send, 5000, 9999)
+        assert await handle.result(timeout=100) == list(range(10_000))
     assert db.rows("select * from hotmesh.signals") == []
 
 
