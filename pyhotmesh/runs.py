@@ -56,6 +56,11 @@ class Parcel:
         self.tasks: list[tuple[Any, ...]] = []
 
     @property
+    def ends_lease(self) -> bool:
+        """The run is parked or closed with it."""
+        return self.end != KEEP
+
+    @property
     def is_empty(self) -> bool:
         """Nothing in it to send."""
         return self.end == KEEP and not (
@@ -76,6 +81,15 @@ class Parcel:
         """Whether it records what must be durable before anything that follows from it begins."""
         rows = self.rows
         return len(rows) > 1 or bool(rows and rows[0][2] != 1)
+
+    def extend(self, later: Parcel) -> None:
+        """Takes over what has gathered since."""
+        for name in ("rows", "used", "back", "ended", "starts", "waits", "signals", "tasks"):
+            getattr(self, name).extend(getattr(later, name))
+        self.size += later.size
+        self.lists |= later.lists
+        self.cleared |= later.cleared
+        self.end, self.due, self.outcome = later.end, later.due, later.outcome
 
 
 class Run:
@@ -135,6 +149,11 @@ class Run:
         if self.next is None:
             self.next = Parcel(self)
         return self.next
+
+    @property
+    def is_suspect(self) -> bool:
+        """Its lease was lost twice in a row: it may be what kills its workers."""
+        return self.lost >= 2
 
     @property
     def runnable(self) -> bool:

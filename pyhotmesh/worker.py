@@ -21,7 +21,8 @@ from .client import Client
 from .connection import Listener, connect, conninfo, is_connection_trouble, translate
 from .durations import parse as parse_duration
 from .heartbeat import Heartbeat
-from .turn import LeaseEnded, TurnLoop
+from .recovery import LeaseEnded
+from .turn import TurnLoop
 
 log = logging.getLogger("pyhotmesh.worker")
 
@@ -126,35 +127,33 @@ class Worker:
 
         A second call abandons what still runs: another worker takes it over at once.
         """
-        if self._stopping and self._turns is not None:
-            self._turns.abandoned = True
+        turns, again = self._turns, self._stopping
         self._stopping = True
-        turns = self._turns
-        if turns is not None:
-            turns.claiming = False
-            turns.stopping = True
-            turns.wake()
-            if self._grace != float("inf"):
-                asyncio.get_running_loop().call_later(self._grace, self._abandon, turns)
+        if turns is None:
+            return
+        turns.stop()
+        if again:
+            log.info("%s abandons what still runs", self.name)
+            turns.abandon()
+            return
+        if turns.work.is_busy:
+            log.info("%s is stopping: activities may end within %g s; a second signal abandons them", self.name, self._grace)
+        if self._grace != float("inf"):
+            asyncio.get_running_loop().call_later(self._grace, turns.abandon)
 
     def pause(self) -> None:
         """Takes no new work until ``resume()``; what it holds goes on. Also before it runs: it then
         connects and registers, and waits."""
         self._paused = True
         if self._turns is not None:
-            self._turns.claiming = False
+            self._turns.held.claiming = False
 
     def resume(self) -> None:
         """Takes work again."""
         self._paused = False
         if self._turns is not None and not self._stopping:
-            self._turns.claiming = True
-            self._turns.wake()
-
-    @staticmethod
-    def _abandon(turns: TurnLoop) -> None:
-        turns.abandoned = True
-        turns.wake()
+            self._turns.held.claiming = True
+            self._turns.held.wake()
 
     async def __aenter__(self) -> Self:
         self._task = asyncio.create_task(self.run(), name="hotmesh-worker")
@@ -220,15 +219,15 @@ class Worker:
             log.warning("notifications are not available (%s); polling", error)
         self._heartbeat = Heartbeat(
             self._dsn, worker_id, lease=self._lease, stall_limit=self._stall_limit,
-            turned_at=lambda: turns.turned_at, beats=turns.take_beats, on_lost=turns.beats_lost,
-            on_dead=lambda: _threadsafe(loop, turns.wake),
-            on_gone=lambda run, command: _threadsafe(loop, turns.task_gone, run, command),
+            turned_at=lambda: turns.turned_at, beats=turns.work.take_beats, on_lost=turns.work.beats_lost,
+            on_dead=lambda: _threadsafe(loop, turns.held.wake),
+            on_gone=lambda run, command: _threadsafe(loop, turns.work.task_gone, run, command),
         )  # fmt: skip
-        turns.on_beat = self._heartbeat.send_by
+        turns.work.on_beat = self._heartbeat.send_by
         self._heartbeat.start()
         ticker = asyncio.create_task(_tick(turns))
-        turns.claiming = not (self._paused or self._stopping)
-        turns.stopping = self._stopping
+        turns.held.claiming = not (self._paused or self._stopping)
+        turns.held.stopping = self._stopping
         self._ready.set()
         clean = False
         try:
@@ -243,7 +242,7 @@ class Worker:
             self._turns = None
             await turns.close()
             if clean:
-                await self._retire(turns.worker_id)
+                await self._retire(turns.held.worker_id)
 
     async def _retire(self, worker_id: int) -> None:
         with contextlib.suppress(psycopg.Error, OSError):
@@ -259,8 +258,13 @@ class Worker:
             await self._listener.replace(f"hotmesh_{new}")
 
     def _heard(self, channel: str, payload: str) -> None:
-        if self._turns is not None:
-            self._turns.wake()
+        if self._turns is None:
+            return
+        if " " in payload:
+            run_id, inbox_id, command, message = payload.split(" ", 3)
+            self._turns.feeder.pushed(int(run_id), int(inbox_id), int(command), message)
+        else:
+            self._turns.held.wake()
 
 
 async def _tick(turns: TurnLoop) -> None:
