@@ -3,10 +3,12 @@
 __version__ = "0.1.0"
 
 from . import activity, workflow
+from .call import MeshCall
 from .client import Client
 from .errors import (
     ActivityError,
     ApplicationError,
+    CallFailed,
     HotMeshError,
     InvalidDuration,
     NonDeterminismError,
@@ -31,10 +33,12 @@ from .worker import Worker
 __all__ = [
     "ActivityError",
     "ApplicationError",
+    "CallFailed",
     "Client",
     "Handle",
     "HotMeshError",
     "InvalidDuration",
+    "MeshCall",
     "NonDeterminismError",
     "NotConnected",
     "OutcomeUnknown",

@@ -18,9 +18,9 @@ from typing import Any
 import psycopg
 
 from . import engine
+from .calls import PREFIX, Calls
 from .engine import micros
 from .errors import HotMeshError
-from .executor import Execution
 from .held import Held
 from .replay import (
     ACTIVITY_FAILED,
@@ -54,11 +54,13 @@ class Feeder:
         self,
         held: Held,
         work: Work,
+        calls: Calls,
         workflows: Mapping[str, Any],
         fetch: Callable[[str, Sequence[Any]], Awaitable[list[tuple[Any, ...]]]],
     ) -> None:
         self._held = held
         self._work = work
+        self._calls = calls
         self._workflows = workflows
         self._fetch = fetch
         self.on_fault: Callable[[Run, str, str], Coroutine[Any, Any, None]]  # parks a run that cannot go on
@@ -105,6 +107,7 @@ class Feeder:
         journals: dict[int, Journal] = {}
         open_tasks: dict[int, set[int]] = {}
         messages: list[tuple[Any, ...]] = []
+        answered: dict[int, set[int]] = {}  # commands of runs that have a message
         tasks: list[tuple[Any, ...]] = []
         rejected: set[int] = set()
         gone: list[int] = []
@@ -119,6 +122,7 @@ class Feeder:
                 journals.setdefault(row[1], []).append(row)
             elif kind == engine.MESSAGE:
                 messages.append(row)
+                answered.setdefault(row[1], set()).add(row[5])
             elif kind == engine.REJECTED:
                 rejected.add(row[1])
             elif kind == engine.GONE:
@@ -132,12 +136,13 @@ class Feeder:
             if run_id in held.runs:
                 held.drop(held.runs[run_id])
         for run in leased.values():
+            run_id = run.run_id
             held.add(run)
-            answered = {m[5] for m in messages if m[1] == run.run_id}
-            self._guard(
-                run, self._begin, run, *inputs[run.run_id], journals.get(run.run_id, []),
-                open_tasks.get(run.run_id, set()) | answered,
-            )  # fmt: skip
+            if run.queue.startswith(PREFIX):
+                self._guard(run, self._calls.begin, run, inputs[run_id][0])
+                continue
+            elsewhere = open_tasks.get(run_id, set()) | answered.get(run_id, set())
+            self._guard(run, self._begin, run, *inputs[run_id], journals.get(run_id, []), elsewhere)
         for _, run_id, inbox_id, _, kind, command, _, _, _, _, payload, _, _ in messages:
             receiver = held.runs.get(run_id)
             if receiver is not None:
@@ -155,14 +160,14 @@ class Feeder:
             run.sent = None
             if parcel.used or parcel.back:
                 run.seen.difference_update(parcel.used, parcel.back)
+            if parcel.cleared:
+                held.clear(run)
             if parcel.end != KEEP:
                 held.forget(run)
                 continue
-            if parcel.cleared:
-                held.clear(run)
-            for command, attempt in parcel.starts:
-                if command.number in run.local and run.run_id in held.runs:
-                    self._work.begin(run, command, attempt)
+            for execution in parcel.starts:
+                if run.local.get(execution.command) is execution:
+                    self._work.executor.submit(execution)
             held.note_idle(run)
         for run_id in rejected:
             if run_id in held.runs:
@@ -373,7 +378,7 @@ class Feeder:
         if run.registered.pop(number, None) is not None:
             parcel.ended.append(number)
         execution = run.local.pop(number, None)
-        if isinstance(execution, Execution):
+        if execution is not None:
             execution.cancel("the workflow has given it up")
 
     def _finish(self, run: Run, instance: Instance, status: int, outcome: bytes) -> None:
@@ -389,6 +394,5 @@ class Feeder:
         parcel.waits.clear()
         parcel.starts.clear()
         for execution in run.local.values():
-            if isinstance(execution, Execution):
-                execution.cancel("the workflow has closed")
+            execution.cancel("the workflow has closed")
         run.local.clear()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import heapq
 import time
-from collections.abc import Mapping
 
 from .engine import TaskEnd
 from .executor import Execution
@@ -19,7 +18,7 @@ from .runs import Run
 class Held:
     """The state that the parts of one incarnation's turn loop share."""
 
-    def __init__(self, *, worker_id: int, name: str, namespace: str, queues: Mapping[int, str], cache_size: int | None) -> None:
+    def __init__(self, *, worker_id: int, name: str, namespace: str, queues: dict[int, str], cache_size: int | None) -> None:
         self.worker_id = worker_id
         self.name = name
         self.namespace = namespace
@@ -116,8 +115,7 @@ class Held:
     def drop(self, run: Run) -> None:
         """Lets go of a run that is no longer ours: nothing of it is sent any more."""
         for execution in run.local.values():
-            if isinstance(execution, Execution):
-                execution.cancel("the lease of its workflow is gone")
+            execution.cancel("the lease of its workflow is gone")
         run.local.clear()
         run.next = None
         self.forget(run)

@@ -44,6 +44,7 @@ DOMAINS: Final = (
     "aside.sql",
     "signals.sql",
     "results.sql",
+    "calls.sql",
     "invariants.sql",
     "views.sql",
 )

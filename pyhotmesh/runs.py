@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from .replay import Command, Instance
+from .executor import Execution
+from .replay import Instance
 
 KEEP = 0
 PARK = -1
@@ -50,7 +51,7 @@ class Parcel:
         self.used: list[int] = []
         self.back: list[int] = []
         self.ended: list[int] = []
-        self.starts: list[tuple[Command, int]] = []  # activities to begin when this is durable, and attempt
+        self.starts: list[Execution] = []  # activities to begin when this is durable
         self.waits: list[tuple[int, str, str | None, int, int | None]] = []
         self.signals: list[tuple[str, bytes]] = []
         self.tasks: list[tuple[Any, ...]] = []
@@ -100,6 +101,7 @@ class Run:
         "fence",
         "idle_since",
         "instance",
+        "is_call",
         "local",
         "lost",
         "next",
@@ -137,7 +139,8 @@ class Run:
         self.instance: Instance | None = None
         self.next: Parcel | None = None  # gathers for the next turn
         self.sent: Parcel | None = None  # in flight
-        self.local: dict[int, Any] = {}  # activities running or queued here, by command
+        self.is_call = False
+        self.local: dict[int, Execution] = {}  # activities running or queued here, by command
         self.registered: dict[int, int] = {}  # commands with a row in `waiting`, and their group
         self.seen: set[int] = set()  # inbox ids taken over, until the turn that deletes them is known
         self.early: list[tuple[Any, ...]] = []  # messages that came before its journal

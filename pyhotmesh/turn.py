@@ -30,6 +30,7 @@ from typing import Any
 import psycopg
 
 from . import engine
+from .calls import PREFIX, Callback, Calls
 from .connection import is_connection_trouble
 from .engine import Capacity, TaskEnd, micros
 from .feeding import Feeder
@@ -58,9 +59,10 @@ class TurnLoop:
         worker_id: int,
         name: str,
         namespace: str,
-        queues: Mapping[int, str],
+        queues: dict[int, str],
         workflows: Mapping[str, Any],
         activities: Mapping[str, Any],
+        callbacks: dict[str, Callback],
         max_runs: int,
         max_activities: int,
         cache_size: int | None,
@@ -70,10 +72,11 @@ class TurnLoop:
         self.held = held = Held(worker_id=worker_id, name=name, namespace=namespace, queues=queues, cache_size=cache_size)
         self._line = Line(dsn, held)
         self.work = Work(held, activities, max_activities)
-        self.feeder = Feeder(held, self.work, workflows, self._line.fetch)
+        self.feeder = Feeder(held, self.work, Calls(held, self.work, callbacks), workflows, self._line.fetch)
         self._sealer = Sealer(held, self.work)
         self._recovery = Recovery(held, self._line, self.feeder, self._feed, on_new_id)
         self._max_runs = max_runs
+        self._serves_calls = any(name.startswith(PREFIX) for name in queues.values())
         self._is_listening = is_listening
         self._closed: list[int] = []  # of the turn before: who waits for them is looked up once more
         self._asleep = False
@@ -87,6 +90,12 @@ class TurnLoop:
         self._full_claim = 0.0
         self._coming = 0  # rows of an answer that is not fed yet: runs and tasks at most
         self.turned_at = time.monotonic()  # for the heartbeat: the loop is alive
+
+    def serve(self, queues: dict[int, str]) -> None:
+        """More queues, that the engine knows already."""
+        self.held.queues.update(queues)
+        self._serves_calls = any(name.startswith(PREFIX) for name in self.held.queues.values())
+        self.held.wake()
 
     def stop(self) -> None:
         """Claims nothing more; ends when what it holds has ended or is parked."""
@@ -206,6 +215,9 @@ class TurnLoop:
         if free and len(held.runs) + coming > self._max_runs - CLAIM:
             free = self._max_runs - coming - sum(1 for r in held.runs.values() if r.runnable)
         queues = list(held.queues)
+        if self._serves_calls and self.work.executor.is_slow:
+            # More calls than there are places for would only wait here, and others may have time for them.
+            free = min(free, self.work.executor.free)
         random.shuffle(queues)
         # Whoever makes work for a worker that is asleep tells it so: a turn that only reports need not look.
         quiet = self._quiet and self._is_listening()

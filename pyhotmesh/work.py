@@ -19,11 +19,12 @@ from .executor import Execution, Executor
 from .heartbeat import Beat
 from .held import Held
 from .replay import ACTIVITY_FAILED, ActivityCall, Command
-from .runs import Run
+from .runs import PARK, Run
 
 MOMENT = 1.0  # seconds: an activity that runs for longer gets a row
 
 Result = Callable[[Run, int, int, bytes], None]
+CallResult = Callable[[Run, Execution, int, bytes, BaseException | None], None]
 
 
 class Work:
@@ -35,7 +36,8 @@ class Work:
         self.executor = Executor(max_activities, self._ended)
         self._done: deque[tuple[Execution, int, bytes, BaseException | None]] = deque()
         self._pump_scheduled = False
-        self.on_result: Result = lambda run, kind, command, payload: None  # feeds a held run
+        self.on_result: Result  # feeds a held run
+        self.on_call: CallResult  # closes a call, or has it tried again
         self.on_beat: Callable[[float], None] = lambda at: None  # a sign of life is to be sent by then
 
     @property
@@ -65,27 +67,23 @@ class Work:
 
     def start(self, run: Run, command: Command, attempt: int) -> None:
         """Begins it at once if nothing that it follows from is still on its way to the disk."""
+        run.local[command.number] = execution = self._execution(run, command, attempt, self._activities[command.name])
+        run.idle_since = 0.0
         bounded = command.spec.retry.maximum_attempts
         if bounded or run.sent is not None or (run.next is not None and run.next.has_result):
-            run.local[command.number] = command
             parcel = run.parcel()
-            parcel.starts.append((command, attempt))
+            parcel.starts.append(execution)
             parcel.lists |= bool(bounded)
             self._held.dirty[run.run_id] = run
         else:
-            self.begin(run, command, attempt)
-
-    def begin(self, run: Run, command: Command, attempt: int) -> None:
-        run.local[command.number] = execution = self._execution(run, command, attempt, self._activities[command.name])
-        run.idle_since = 0.0
-        self.executor.submit(execution)
+            self.executor.submit(execution)
 
     def _execution(self, run: Run, command: Command, attempt: int, definition: Any) -> Execution:
         call: ActivityCall = command.spec
-        return Execution(run.run_id, command.number, attempt, command.name, call.input, call, definition, self._describe, run)
+        return Execution(run.run_id, command.number, attempt, command.name, call.input, call, definition, self.describe, run)
 
-    def _describe(self, execution: Execution) -> activity.Context:
-        """The context of an activity of a held run."""
+    def describe(self, execution: Execution) -> activity.Context:
+        """The context of an activity or call of a held run."""
         return self._context(execution, execution.run.workflow_id, execution.run.queue, None)
 
     def _context(self, execution: Execution, workflow_id: str, queue: str, details: bytes | None) -> activity.Context:
@@ -113,13 +111,22 @@ class Work:
         """Activities that wait behind slow ones are offered to other workers; slow ones get a row."""
         for execution in self.executor.spill():
             run: Run = execution.run
-            if run.sent is None or not run.sent.ends_lease:
+            if run.is_call:
+                self._give_back(run)
+            elif run.sent is None or not run.sent.ends_lease:
                 run.local.pop(execution.command, None)
                 self._add_task(run, execution, held=False)
         now = time.monotonic()
         for execution in self.executor.running:
-            if not execution.tasked and execution.run is not None and now - execution.begun > MOMENT:
+            if not execution.tasked and now - execution.begun > MOMENT and not execution.run.is_call:
                 self._add_task(execution.run, execution, held=True)
+
+    def _give_back(self, run: Run) -> None:
+        """A call that has not begun: whoever has a place for it may claim it."""
+        run.local.clear()
+        parcel = run.parcel()
+        parcel.end, parcel.due = PARK, self._held.now()
+        self._held.dirty[run.run_id] = run
 
     def _add_task(
         self, run: Run, execution: Execution, *, held: bool, due: int | None = None, failure: bytes | None = None
@@ -217,6 +224,9 @@ class Work:
                 continue
             run = held.runs.get(execution.run_id)
             if run is None or run is not execution.run or run.local.pop(execution.command, None) is None:
+                continue
+            if run.is_call:
+                self.on_call(run, execution, kind, payload, error)
                 continue
             if kind == ACTIVITY_FAILED:
                 delay = execution.options.retry.delay(execution.attempt, error)

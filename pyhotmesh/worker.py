@@ -17,6 +17,7 @@ from typing import Any, Self
 import psycopg
 
 from . import __version__, activity, engine, workflow
+from .calls import Callback, queue_of
 from .client import Client
 from .connection import Listener, connect, conninfo, is_connection_trouble, translate
 from .durations import parse as parse_duration
@@ -79,9 +80,12 @@ class Worker:
         self._listen_dsn = conninfo(notification_connection) if notification_connection else self._dsn
         if task_queue and task_queues:
             raise ValueError("give task_queue or task_queues, not both")
-        self.task_queues = list(task_queues or [task_queue or "default"])
+        if task_queues is None:
+            task_queues = [task_queue or "default"]
+        self.task_queues = list(task_queues)
         self.workflows = {d.name: d for d in map(workflow.definition_of, workflows)}
         self.activities = activity.collect(activities)
+        self._callbacks: dict[str, Callback] = {}  # of topics; see MeshCall
         self.name = name or f"{socket.gethostname()}:{os.getpid()}"
         self._max_runs = max_concurrent_runs
         self._max_activities = max_concurrent_activities
@@ -121,6 +125,24 @@ class Worker:
                     delay = min(delay * 2, 5.0)
         finally:
             await self._listener.close()
+
+    async def serve(self, callback: Callback) -> None:
+        """Serves a topic's calls too, with this function; see ``MeshCall``, which is the way to it."""
+        self._callbacks[callback.topic] = callback
+        queue = queue_of(callback.topic)
+        if queue in self.task_queues:
+            return
+        self.task_queues.append(queue)
+        turns = self._turns
+        if turns is not None:
+            conn = await connect(self._dsn)
+            try:
+                cursor = await conn.execute(engine.SERVE, (turns.held.worker_id, self.namespace, [queue]))
+                row = await cursor.fetchone()
+                assert row is not None
+            finally:
+                await conn.close()
+            turns.serve({row[0][0]: queue})
 
     def stop(self) -> None:
         """Stops claiming; what runs may finish within the grace period, the rest is handed back.
@@ -205,7 +227,7 @@ class Worker:
             await conn.close()
         turns = TurnLoop(
             dsn=self._dsn, worker_id=worker_id, name=self.name, namespace=self.namespace, queues=queues,
-            workflows=self.workflows, activities=self.activities, max_runs=self._max_runs,
+            workflows=self.workflows, activities=self.activities, callbacks=self._callbacks, max_runs=self._max_runs,
             max_activities=self._max_activities, cache_size=self._cache_size,
             is_listening=lambda: self._listener is not None and self._listener.alive, on_new_id=self._renamed,
         )  # fmt: skip

@@ -105,6 +105,7 @@ declare
   v_rejected  bigint[] := '{}';
   v_closed    bigint[];
   v_parked    bigint[];
+  v_queues    int[];
   v_item_id   bigint[] := '{}';
   v_item_kind smallint[] := '{}';
   v_item_run  bigint[] := '{}';
@@ -218,9 +219,15 @@ begin
     select array_agg(run) into v_parked from unnest(p_run, p_end) u(run, how)
      where how = -1 and run <> all (v_rejected);
     if v_parked is not null then
-      update hotmesh_engine.live l set holder = null, due_at = u.due, lost = 0, strikes = 0
-        from unnest(p_run, p_due) u(run, due)
-       where l.run_id = u.run and u.run = any (v_parked);
+      with p as (
+        update hotmesh_engine.live l set holder = null, due_at = u.due, lost = 0, strikes = 0
+          from unnest(p_run, p_due) u(run, due)
+         where l.run_id = u.run and u.run = any (v_parked)
+        returning l.queue_id, l.due_at)
+      select array_agg(queue_id) into v_queues from p where due_at <= v_now;
+      if v_queues is not null then              -- handed over: somebody else may have time for them
+        perform hotmesh_engine.wake_queues(v_queues, cardinality(v_queues));
+      end if;
       update hotmesh_engine.inbox set holder = null, handed = false
        where run_id = any (v_parked) and holder is not null;
     end if;
