@@ -9,10 +9,12 @@ from .errors import (
     ApplicationError,
     HotMeshError,
     InvalidDuration,
+    InvalidSchedule,
     NonDeterminismError,
     NotConnected,
     OutcomeUnknown,
     PayloadError,
+    ScheduleNotFound,
     SchemaVersionError,
     TimeoutError,
     WorkflowAlreadyStarted,
@@ -24,8 +26,9 @@ from .errors import (
 from .handle import Handle
 from .ids import guid
 from .retry import RetryPolicy
+from .schedule import ScheduleHandle
 from .starts import StartRequest
-from .sync import SyncClient, SyncHandle
+from .sync import SyncClient, SyncHandle, SyncScheduleHandle
 from .worker import Worker
 
 __all__ = [
@@ -35,15 +38,19 @@ __all__ = [
     "Handle",
     "HotMeshError",
     "InvalidDuration",
+    "InvalidSchedule",
     "NonDeterminismError",
     "NotConnected",
     "OutcomeUnknown",
     "PayloadError",
     "RetryPolicy",
+    "ScheduleHandle",
+    "ScheduleNotFound",
     "SchemaVersionError",
     "StartRequest",
     "SyncClient",
     "SyncHandle",
+    "SyncScheduleHandle",
     "TimeoutError",
     "Worker",
     "WorkflowAlreadyStarted",
