@@ -30,7 +30,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_holds_sql_and_migrations(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     expected = {f"pyhotmesh/_sql/{name}" for name in (*migrate.DOMAINS, "schema.snapshot")}
-    expected |= {f"pyhotmesh/_migrations/frozen/0001/{name}" for name in migrate.DOMAINS}
+    expected |= {f"pyhotmesh/_migrations/{path.relative_to(migrate.MIGRATIONS)}" for path in migrate.FROZEN.glob("*/*.sql")}
     expected |= {"pyhotmesh/_migrations/env.py", "pyhotmesh/_migrations/catalog.sql", "pyhotmesh/py.typed"}
     assert expected <= names
     assert not [name for name in names if name.split("/")[0] not in ("pyhotmesh", wheel.name.split("-py3")[0] + ".dist-info")]

@@ -24,7 +24,7 @@
 -- Crash: each is one transaction.
 
 -- How a duration is written in JSON or SQL: seconds, or text as PostgreSQL takes intervals. A month is 30
--- days and a year 365, as in Python.
+-- days and a year 365, as in Python; endless is 1000 years.
 create or replace function hotmesh_engine.schedule_seconds(p_what text, p_text text) returns double precision
 language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare
@@ -33,7 +33,7 @@ declare
   v_unit     text;
 begin
   if p_text is null then return null; end if;
-  if lower(btrim(p_text)) in ('infinity', 'inf') then return 'infinity'; end if;
+  if lower(btrim(p_text)) in ('infinity', 'inf') then return 31536000000; end if;
   begin
     if p_text ~ '^\s*[-+]?[\d.]+(e[-+]?\d+)?\s*$' then
       v_seconds := p_text::double precision;
@@ -134,8 +134,8 @@ begin
         k.cron := case when hotmesh_engine.is_cron(v_text) then v_text end;
         k.every := case when k.cron is null
           then interval '1 second' * hotmesh_engine.schedule_seconds('interval', v_text) end;
-        if k.every < '100 ms' or k.every > '1000 years' then
-          raise exception using errcode = 'HM027', message = format('an interval lasts 100 ms to 1000 years, this is %s', quote_literal(left(v_text, 200))),
+        if k.every < '100 ms' or k.every >= interval '1 second' * 31536000000 then
+          raise exception using errcode = 'HM027', message = format('an interval lasts from 100 ms to less than 1000 years, this is %s', quote_literal(left(v_text, 200))),
             hint = 'For example ''1 day'', or a cron expression such as ''0 3 * * *''.';
         end if;
       when 'time_zone' then
@@ -183,8 +183,8 @@ begin
   if k.workflow_type is null or k.every is null and k.cron is null then
     raise exception using errcode = 'HM027', message = 'a schedule needs a workflow and an interval or cron expression';
   end if;
-  if v_delay = 31536000000 then
-    raise exception using errcode = 'HM026', message = 'delay cannot be endless';
+  if v_delay >= 31536000000 or k.jitter >= interval '1 second' * 31536000000 then
+    raise exception using errcode = 'HM026', message = 'delay and jitter cannot be endless';
   end if;
 
   if k.cron is not null then
@@ -287,6 +287,7 @@ language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 declare
   v_odd text;
 begin
+  perform hotmesh_engine.check_payload('options', options);
   if json_typeof(options) is distinct from 'object' then
     raise exception using errcode = 'HM003', message = 'options must be a JSON object';
   end if;
