@@ -147,16 +147,17 @@ def _reason(name: str, part: str) -> tuple[str, str]:
         return "? stands alone, for any day", "use * for any"
     if re.search(r"/0+$", part):
         return "a step cannot be 0", f"write */2 for every second {name}"
-    if "#" in part and name == "day of week":
-        return "a month has no such weekday", "write fri#1 to fri#5, or L5 for the last Friday"
     if "," in part:
         return "these cannot be mixed", "make two schedules"
+    if "#" in part and name == "day of week":
+        return "a month has no such weekday", "write fri#1 to fri#5, or L5 for the last Friday"
     for value in re.findall(r"\d+", part.partition("/")[0]):
         if not low <= int(value) <= high:
             return f"{value} is out of range", takes
     for word in re.findall(r"[a-z]+", part.lower()):
         if word not in words:
-            near = difflib.get_close_matches(word, words, 1, 0.4)
+            same = [known for known in words if sorted(known) == sorted(word)]
+            near = same or difflib.get_close_matches(word, words, 1, 0.4)
             return f"{word!r} is no {name}", f"did you mean {near[0]}?" if near else takes
     return "it cannot be understood", f"write *, {low}, {low}-{high}, */2, or a list of these"
 

@@ -31,11 +31,11 @@ class Schedules(Database):
 
     def close(self, workflow_id: str | None = None, status: int = 1) -> None:
         """Closes an open run, or all of them, as a worker would."""
-        self.rows(
-            """select hotmesh_engine.close_runs(array_agg(run_id), array_agg(%s::smallint), array_agg('null'::json), hotmesh.now())
-               from hotmesh_engine.live join hotmesh_engine.run using (run_id) where %s::text is null or workflow_id = %s""",
-            status, workflow_id, workflow_id,
-        )  # fmt: skip
+        query = """select hotmesh_engine.close_runs(array_agg(run_id), array_agg(%s::smallint), array_agg('null'::json),
+                          hotmesh.now())
+                     from hotmesh_engine.live join hotmesh_engine.run using (run_id)
+                    where %s::text is null or workflow_id = %s"""
+        self.rows(query, status, workflow_id, workflow_id)
 
     def decisions(self, schedule_id: str = "s") -> list[str]:
         query = "select decision from hotmesh.firings where schedule_id = %s order by slot"

@@ -193,7 +193,10 @@ def test_delay(db: Schedules) -> None:
     db.cron("cron", "* * * * *", '{"delay": "90 seconds"}')
     db.cron("interval", "1 minute", '{"delay": 5}')
     db.cron("plain", "1 minute")
-    first = {name: db.value("select next_slot from hotmesh.schedules where schedule_id = %s", name) for name in ("cron", "interval", "plain")}
+    first = {
+        name: db.value("select next_slot from hotmesh.schedules where schedule_id = %s", name)
+        for name in ("cron", "interval", "plain")
+    }
     assert {name: f"{at:%M:%S}" for name, at in first.items()} == {"cron": "02:00", "interval": "00:05", "plain": "01:00"}
 
 
@@ -210,7 +213,9 @@ def test_jitter_is_bounded_and_always_the_same(db: Schedules) -> None:
         db.at(due.isoformat())
         assert db.fire() == 1
     assert len(set(lateness)) > 20
-    again = db.rows("select hotmesh_engine.slot_jitter(k, s.slot) from hotmesh_engine.schedule_slot s, hotmesh_engine.schedule k order by slot")
+    query = """select hotmesh_engine.slot_jitter(k, s.slot)
+                 from hotmesh_engine.schedule_slot s, hotmesh_engine.schedule k order by slot"""
+    again = db.rows(query)
     assert [late for (late,) in again] == lateness
 
 
@@ -279,7 +284,9 @@ def test_a_schedule_that_fails_stops_no_other(db: Schedules) -> None:
     db.rows("update hotmesh_engine.schedule set cron = '* * * *' where schedule_id = 'expression'")
     db.at(minute(1))
     assert db.fire() == 50
-    bad = db.rows("select schedule_id, status, trouble_code, trouble, due_at > hotmesh.now() from hotmesh.schedules where trouble is not null order by 1")
+    query = """select schedule_id, status, trouble_code, trouble, due_at > hotmesh.now()
+                 from hotmesh.schedules where trouble is not null order by 1"""
+    bad = db.rows(query)
     assert [(row[0], row[1], row[2], row[4]) for row in bad] == [
         ("expression", "troubled", "HM027", True), ("type", "troubled", "HM003", True), ("zone", "troubled", "22023", True)
     ]  # fmt: skip
