@@ -25,9 +25,11 @@
 -- No locks, no writes, nothing to lose in a crash.
 --
 -- A field is a text of a digit for each value (minute 0 is character 1): its next value is
--- `strpos(substr(field, from), '1')`, two calls in C. Measured on a 2-core machine, PostgreSQL 18, a call of
--- cron_next: `*/5 * * * *` 35 µs, `0 3 * * mon-fri` 39 µs, in Europe/Berlin 62 µs, `0 0 29 2 *` 45 µs; of these
--- reading the expression is 22 to 28 µs (bench: `--only cron`).
+-- `strpos(substr(field, from), '1')`, two calls in C. The inner functions leave the search path to those who
+-- call them: a `set` clause costs some 5 µs a call (measured: 48 µs instead of 94 for `0 3 * * mon-fri`).
+-- A call of cron_next (`make bench ARGS="--only cron"`; a shared machine of 2 cores, PostgreSQL 18):
+--   `*/5 * * * *` 44 µs, `0 3 * * mon-fri` 48 µs, in Europe/Berlin 60 µs, `*/15 * * * *` there 50 µs,
+--   `0 0 * * fri#2` 74 µs, `0 0 29 2 *` 37 µs, `0 0 30 2 *` (never) 160 µs; 21 to 35 µs of these are reading.
 
 -- The next time after `after` at which the expression is due; null if there is none until the end of the
 -- 50th year after it. HM027 says what is wrong with an expression, at which field and position.
@@ -70,7 +72,7 @@ end $$;
 
 -- The next local time that fits, after another; null if none comes until the 50th year after it.
 create or replace function hotmesh_engine.cron_local(c hotmesh_engine.cron, p_after timestamp) returns timestamp
-language plpgsql immutable parallel safe set search_path = pg_catalog, pg_temp as $$
+language plpgsql immutable parallel safe as $$
 declare
   v_from   timestamp := case when c.seconds is null then date_trunc('minute', p_after) + interval '1 minute'
                              else date_trunc('second', p_after) + interval '1 second' end;
@@ -152,7 +154,7 @@ end $$;
 create or replace function hotmesh_engine.cron_day(
   c hotmesh_engine.cron, p_year int, p_month int, p_day int, p_days int
 ) returns int
-language plpgsql immutable parallel safe set search_path = pg_catalog, pg_temp as $$
+language plpgsql immutable parallel safe as $$
 declare
   v_weekday int := (make_date(p_year, p_month, p_day) - date '2000-01-02') % 7;      -- that was a Sunday
   v_left    int := p_days - p_day + 1;
@@ -195,7 +197,7 @@ end $$;
 -- The same in real time, in a zone. Raises 22023 if there is no such zone.
 create or replace function hotmesh_engine.cron_after(c hotmesh_engine.cron, p_after timestamptz, p_zone text)
 returns timestamptz
-language plpgsql stable parallel safe set search_path = pg_catalog, pg_temp as $$
+language plpgsql stable parallel safe as $$
 declare
   v_after timestamptz := p_after;                 -- up to there it is not due, and then only after v_from
   v_from  timestamp := p_after at time zone p_zone;
@@ -251,7 +253,7 @@ $$;
 
 -- The instant between two at which the offset changes, the first one of the new offset.
 create or replace function hotmesh_engine.zone_shift(p_zone text, p_from timestamptz, p_to timestamptz) returns timestamptz
-language plpgsql immutable parallel safe set search_path = pg_catalog, pg_temp as $$
+language plpgsql immutable parallel safe as $$
 declare
   v_from   timestamptz := p_from;
   v_to     timestamptz := p_to;
@@ -273,7 +275,7 @@ end $$;
 
 -- An expression, read. HM027 if it is none.
 create or replace function hotmesh_engine.read_cron(p_expression text) returns hotmesh_engine.cron
-language plpgsql immutable parallel safe set search_path = pg_catalog, pg_temp as $$
+language plpgsql immutable parallel safe as $$
 declare
   v_text  text := lower(p_expression);
   v_word  text;
@@ -426,7 +428,7 @@ end $$;
 create or replace function hotmesh_engine.cron_field(
   p_expression text, p_name text, p_number int, p_at int, p_text text, p_low int, p_high int
 ) returns text
-language plpgsql immutable parallel safe set search_path = pg_catalog, pg_temp as $$
+language plpgsql immutable parallel safe as $$
 declare
   v_field   text := repeat('0', p_high + 1);
   v_element text;
@@ -508,7 +510,7 @@ end $$;
 create or replace function hotmesh_engine.cron_value(
   p_expression text, p_name text, p_number int, p_at int, p_text text, p_low int, p_high int
 ) returns int
-language plpgsql immutable parallel safe set search_path = pg_catalog, pg_temp as $$
+language plpgsql immutable parallel safe as $$
 declare
   v_value int;
 begin

@@ -25,8 +25,8 @@
 -- trigger has put in is met on the primary key.
 -- Crash: nothing happened, and the slots are due for whoever comes.
 --
--- Lateness: the worker's thread waits until r_next has passed. Measured with one worker, a schedule of every
--- second, idle machine of 2 cores: see bench/README.md.
+-- Lateness: the worker's thread waits until r_next has passed, at most a second. Measured with one worker, a
+-- schedule of every second, 2 cores shared with others: 5 ms late in the middle, 24 ms at most.
 
 -- Decides what is due. r_fired: slots decided; r_next: seconds until the next call is worth while, 0: at once.
 create or replace function hotmesh_engine.fire_schedules(p_limit int default 100, out r_fired int, out r_next double precision)
