@@ -1,6 +1,6 @@
 -- Firing: a duty. Any worker's, at any time, as often as it likes; nobody leads.
 --
--- A call takes the schedules that are due (FOR UPDATE SKIP LOCKED), decides their slots in order, starts the
+-- A call takes the schedules that are due (FOR NO KEY UPDATE SKIP LOCKED), decides their slots in order, starts the
 -- runs and moves the schedules on, all in one short transaction: set by set, and only if something fails by
 -- halves, until the schedule that fails stands alone. That one gets its reason (view hotmesh.schedules) and is
 -- tried again with back-off; it stops no other.
@@ -41,33 +41,39 @@ begin
 
   select array_agg(schedule_key) into v_keys
     from (select schedule_key from hotmesh_engine.schedule
-           where due_at <= v_now and due_at < 'infinity' order by due_at limit p_limit for update skip locked) k;
+           where due_at <= v_now and due_at < 'infinity' order by due_at limit p_limit for no key update skip locked) k;
+
+  r_next := case when cardinality(v_keys) = p_limit then 0 end;
 
   -- slots in the buffer whose turn has come, and schedules that may have failed too often
-  select array_agg(schedule_key) into v_more
-    from (select k.schedule_key from hotmesh_engine.schedule k
-           where k.schedule_key in (
-                   select schedule_key from hotmesh_engine.schedule_slot where decision = 'b'
-                   union all select unnest(v_failed))
-             and k.schedule_key <> all (coalesce(v_keys, '{}'))
-             and (k.trouble_code is null or k.due_at <= v_now)
-             and (k.schedule_key = any (v_failed)
-                  or (k.overlap = 'allow_all' or not exists (
-                        select from hotmesh_engine.schedule_slot s
-                         where s.schedule_key = k.schedule_key and s.decision = 's' and s.status is null))
-                     and (not k.paused or exists (
-                            select from hotmesh_engine.schedule_slot s
-                             where s.schedule_key = k.schedule_key and s.decision = 'b' and s.origin = 'b')))
-           limit p_limit for update skip locked) k;
-
-  v_keys := v_keys || v_more;
+  v_more := array(select distinct schedule_key from hotmesh_engine.schedule_slot where decision = 'b') || v_failed;
+  if v_more <> '{}' then
+    select array_agg(schedule_key) into v_more
+      from (select k.schedule_key from hotmesh_engine.schedule k
+             where k.schedule_key = any (v_more) and k.schedule_key <> all (coalesce(v_keys, '{}'))
+               and (k.trouble_code is null or k.due_at <= v_now)
+               and (k.schedule_key = any (v_failed)
+                    or (k.overlap = 'allow_all' or not exists (
+                          select from hotmesh_engine.schedule_slot s
+                           where s.schedule_key = k.schedule_key and s.decision = 's' and s.status is null))
+                       and (not k.paused or exists (
+                              select from hotmesh_engine.schedule_slot s
+                               where s.schedule_key = k.schedule_key and s.decision = 'b' and s.origin = 'b')))
+             limit p_limit for no key update skip locked) k;
+    v_keys := v_keys || v_more;
+  end if;
   r_fired := case when v_keys is null then 0 else hotmesh_engine.fire_or_halve(v_keys, v_now) end;
 
-  select case when exists (select from hotmesh_engine.schedule where schedule_key = any (v_keys) and due_at <= v_now) then 0
-              when exists (select from hotmesh_engine.schedule_slot where decision = 'b')
-                then least(0.25, extract(epoch from min(due_at) - hotmesh.now()))
-              else extract(epoch from min(due_at) - hotmesh.now()) end
-    into r_next from hotmesh_engine.schedule where due_at > v_now and due_at < 'infinity';
+  if exists (select from hotmesh_engine.schedule where schedule_key = any (v_keys) and due_at <= v_now) then
+    r_next := 0;
+  end if;
+  if r_next is null then
+    select extract(epoch from min(due_at) - hotmesh.now()) into r_next
+      from hotmesh_engine.schedule where due_at > v_now and due_at < 'infinity';
+    if exists (select from hotmesh_engine.schedule_slot where decision = 'b') then
+      r_next := least(r_next, 0.25);
+    end if;
+  end if;
   r_next := greatest(coalesce(r_next, 3600), 0);
 end $$;
 

@@ -43,31 +43,37 @@ begin
     from (select schedule_key from hotmesh_engine.schedule
            where due_at <= v_now and due_at < 'infinity' order by due_at limit p_limit for update skip locked) k;
 
-  -- slots in the buffer whose turn has come, and schedules that may have failed too often
-  select array_agg(schedule_key) into v_more
-    from (select k.schedule_key from hotmesh_engine.schedule k
-           where k.schedule_key in (
-                   select schedule_key from hotmesh_engine.schedule_slot where decision = 'b'
-                   union all select unnest(v_failed))
-             and k.schedule_key <> all (coalesce(v_keys, '{}'))
-             and (k.trouble_code is null or k.due_at <= v_now)
-             and (k.schedule_key = any (v_failed)
-                  or (k.overlap = 'allow_all' or not exists (
-                        select from hotmesh_engine.schedule_slot s
-                         where s.schedule_key = k.schedule_key and s.decision = 's' and s.status is null))
-                     and (not k.paused or exists (
-                            select from hotmesh_engine.schedule_slot s
-                             where s.schedule_key = k.schedule_key and s.decision = 'b' and s.origin = 'b')))
-           limit p_limit for update skip locked) k;
+  r_next := case when cardinality(v_keys) = p_limit then 0 end;
 
-  v_keys := v_keys || v_more;
+  -- slots in the buffer whose turn has come, and schedules that may have failed too often
+  v_more := array(select distinct schedule_key from hotmesh_engine.schedule_slot where decision = 'b') || v_failed;
+  if v_more <> '{}' then
+    select array_agg(schedule_key) into v_more
+      from (select k.schedule_key from hotmesh_engine.schedule k
+             where k.schedule_key = any (v_more) and k.schedule_key <> all (coalesce(v_keys, '{}'))
+               and (k.trouble_code is null or k.due_at <= v_now)
+               and (k.schedule_key = any (v_failed)
+                    or (k.overlap = 'allow_all' or not exists (
+                          select from hotmesh_engine.schedule_slot s
+                           where s.schedule_key = k.schedule_key and s.decision = 's' and s.status is null))
+                       and (not k.paused or exists (
+                              select from hotmesh_engine.schedule_slot s
+                               where s.schedule_key = k.schedule_key and s.decision = 'b' and s.origin = 'b')))
+             limit p_limit for update skip locked) k;
+    v_keys := v_keys || v_more;
+  end if;
   r_fired := case when v_keys is null then 0 else hotmesh_engine.fire_or_halve(v_keys, v_now) end;
 
-  select case when exists (select from hotmesh_engine.schedule where schedule_key = any (v_keys) and due_at <= v_now) then 0
-              when exists (select from hotmesh_engine.schedule_slot where decision = 'b')
-                then least(0.25, extract(epoch from min(due_at) - hotmesh.now()))
-              else extract(epoch from min(due_at) - hotmesh.now()) end
-    into r_next from hotmesh_engine.schedule where due_at > v_now and due_at < 'infinity';
+  if exists (select from hotmesh_engine.schedule where schedule_key = any (v_keys) and due_at <= v_now) then
+    r_next := 0;
+  end if;
+  if r_next is null then
+    select extract(epoch from min(due_at) - hotmesh.now()) into r_next
+      from hotmesh_engine.schedule where due_at > v_now and due_at < 'infinity';
+    if exists (select from hotmesh_engine.schedule_slot where decision = 'b') then
+      r_next := least(r_next, 0.25);
+    end if;
+  end if;
   r_next := greatest(coalesce(r_next, 3600), 0);
 end $$;
 
