@@ -29,6 +29,6 @@ class Engine:
 
     def variants(self, workload: str) -> list[dict[str, Any]]:
         """Ways to run a workload: `label`; `options` of both parts' setup; `inside`: the worker's own
-        process starts and waits; `share` of the count to run (W4, W5); `parked` (W5); `enqueue`:
+        process starts and waits; `share` of the count to run (W4, W5); `straight` (W5); `enqueue`:
         arguments of that call (W7)."""
         return [{"label": ""}]

@@ -258,13 +258,13 @@ class Bench:
 
     def signal_trips(self, engine: Engine, variant: dict[str, Any], count: int) -> dict[str, float]:
         """W5: signal → result of a workflow that waits for it, one after another: start, give it the
-        time to wait, signal (here the clock begins), result. With `parked` all are started first and
-        have waited for 3 s before the first signal."""
+        time to wait, signal (here the clock begins), result. With `straight` all are started first and
+        wait, so that there is no pause between the trips."""
         count = max(5, int(count * variant.get("share", 1)))
         with self._working(engine, "W5", variant) as session:
             part = session.worker if variant.get("inside") else session.client
-            parked = bool(variant.get("parked"))
-            found = part.call("signal_trips", count=count, parked=parked, within=60 + 3 * count)
+            straight = bool(variant.get("straight"))
+            found = part.call("signal_trips", count=count, straight=straight, within=60 + 3 * count)
             session.finish(count)
             session.values.update(found)
             return session.values

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.engine import Engine
-from bench.role import PARKED, SETTLE, AsyncRole, percentiles
+from bench.role import SETTLE, STRAIGHT, WAITED, AsyncRole, percentiles
 
 QUEUE = "bench"
 
@@ -36,7 +36,10 @@ class HotMesh(Engine):
         if workload == "W4":
             return [{"label": "another process"}]
         if workload == "W5":
-            return [{"label": "another process"}, {"label": "another process, parked", "parked": True}]
+            return [
+                {"label": "another process"},
+                {"label": f"another process, {STRAIGHT}", "straight": True},
+            ]
         if workload == "W7":
             return [
                 {"label": "started one after another", "enqueue": {"bulk": False}},
@@ -150,14 +153,14 @@ class Client(AsyncRole):
             took.append(time.perf_counter() - begin)
         return percentiles(took)
 
-    async def signal_trips(self, count: int, parked: bool) -> dict[str, float]:
+    async def signal_trips(self, count: int, straight: bool) -> dict[str, float]:
         handles = []
-        if parked:
+        if straight:
             handles = [await self.start("W5", number) for number in range(count)]
-            await asyncio.sleep(PARKED)
+            await asyncio.sleep(WAITED)
         took = []
         for number in range(count):
-            if parked:
+            if straight:
                 handle = handles[number]
             else:
                 handle = await self.start("W5", number)

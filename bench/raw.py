@@ -17,6 +17,7 @@ from typing import Any
 
 import psycopg
 
+from bench.role import SETTLE
 from bench.server import Server
 
 SECONDS = 4
@@ -45,6 +46,7 @@ def measure(server: Server, seconds: float = SECONDS) -> dict[str, float]:
             "commits_per_s_32_connections": _pgbench(server.programs, dsn, _ONE, 32, seconds),
             "rows_per_s_in_sets": BATCH * _pgbench(server.programs, dsn, _SET, 1, seconds),
             "commit_p50_ms": _commit_latency(dsn),
+            "commit_cold_p50_ms": _commit_latency(dsn, 40, SETTLE),
             "notify_p50_ms": _notify_latency(dsn),
         }
         return {name: round(value, 4 if name.endswith("_ms") else 0) for name, value in found.items()}
@@ -65,10 +67,11 @@ def _pgbench(programs: Path, dsn: str, script: str, clients: int, seconds: float
     return float(rate[1])
 
 
-def _commit_latency(dsn: str, count: int = 500) -> float:
+def _commit_latency(dsn: str, count: int = 500, pause: float = 0) -> float:
     took = []
     with psycopg.connect(dsn, autocommit=True, prepare_threshold=1) as connection:
         for _ in range(count):
+            time.sleep(pause)
             begin = time.perf_counter()
             connection.execute("insert into raw (payload) values ('x')")
             took.append(time.perf_counter() - begin)

@@ -61,7 +61,8 @@ class AsyncRole(Role):
 
 
 SETTLE = 0.1  # seconds that a workflow gets to come to its wait
-PARKED = 3.0  # seconds that parked workflows have waited
+WAITED = 3.0  # seconds that all have waited before the first signal of a row without pauses
+STRAIGHT = "no pauses"
 
 
 def percentiles(seconds: list[float]) -> dict[str, float]:

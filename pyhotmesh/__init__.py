@@ -3,10 +3,12 @@
 __version__ = "0.1.0"
 
 from . import activity, workflow
+from .call import MeshCall
 from .client import Client
 from .errors import (
     ActivityError,
     ApplicationError,
+    CallFailed,
     HotMeshError,
     InvalidDuration,
     InvalidSchedule,
@@ -34,11 +36,13 @@ from .worker import Worker
 __all__ = [
     "ActivityError",
     "ApplicationError",
+    "CallFailed",
     "Client",
     "Handle",
     "HotMeshError",
     "InvalidDuration",
     "InvalidSchedule",
+    "MeshCall",
     "NonDeterminismError",
     "NotConnected",
     "OutcomeUnknown",

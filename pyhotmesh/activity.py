@@ -8,7 +8,7 @@ from contextvars import ContextVar, Token
 from types import ModuleType
 from typing import Any, NamedTuple, Protocol, TypeVar, overload
 
-from . import payloads
+from . import arguments, payloads
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -29,6 +29,7 @@ class Definition(NamedTuple):
     name: str
     fn: Callable[..., Any]
     is_async: bool
+    convert: arguments.Convert | None
 
 
 class Context:
@@ -106,7 +107,7 @@ def collect(source: Any) -> dict[str, Definition]:
         if name in out and out[name].fn is not fn:
             raise ValueError(f"two activities are named {name!r}: give one another name with @activity.defn(name=...)")
         is_async = inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(type(fn).__call__)
-        out[name] = Definition(name, fn, is_async)
+        out[name] = Definition(name, fn, is_async, arguments.converter(fn))
     return out
 
 

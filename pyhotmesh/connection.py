@@ -70,6 +70,7 @@ def conninfo(dsn: str | None) -> str:
     except psycopg.ProgrammingError as error:
         raise NotConnected(f"this is not a DSN that PostgreSQL understands: {error}") from None
     defaults = {
+        "client_encoding": "utf8",
         "connect_timeout": "10",
         "keepalives_idle": "3",
         "keepalives_interval": "1",

@@ -45,6 +45,7 @@ REGISTER = "select hotmesh_engine.register(%s, %s, %s, %s, %s, %s)"
 WARM_UP = "select hotmesh_engine.warm_up(%b)"
 HEARTBEAT = "select * from hotmesh_engine.heartbeat(%b, %b, %b, %b, %b)"
 ADOPT = "select run, command, seq, fence from hotmesh_engine.adopt(%b, %b, %s, %b, %b, %b, %b)"
+SERVE = "select hotmesh_engine.serve(%s, %s, %s)"
 RETIRE = "select hotmesh_engine.retire(%s)"
 TURN_FAILED = "select hotmesh_engine.turn_failed(%s, %s, %s, %s, %s)"
 JOURNAL_PAGE = "select * from hotmesh_engine.journal_page(%s, %s, %s, %s)"
@@ -72,6 +73,8 @@ TRIGGER_SCHEDULE = "select workflow_id, run_id from hotmesh_engine.trigger_sched
 BACKFILL_SCHEDULE = "select hotmesh.backfill_schedule(%s, %s, %s, %s)"
 DELETE_SCHEDULE = "select hotmesh.delete_schedule(%s, %s)"
 NEXT_RUNS = "select hotmesh.next_runs(%s, %s, %s)"
+CALL = "select run_id, status, payload from hotmesh_engine.call(%s, %s, %s, %s, %s, %s::text::interval, %s, %s)"
+FLUSH_CALL = "select hotmesh_engine.flush_call(%s, %s, %s)"
 NOW = "select hotmesh_engine.epoch(hotmesh.now())"
 
 

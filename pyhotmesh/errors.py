@@ -80,6 +80,12 @@ class WorkflowFailed(HotMeshError):
         self.cause = cause
 
 
+class CallFailed(WorkflowFailed):
+    """The callback of a topic raised; ``cause`` is what it raised, with its type, message and cause."""
+
+    code = "HM033"
+
+
 class WorkflowInterrupted(HotMeshError):
     """The workflow was ended from outside, at once."""
 

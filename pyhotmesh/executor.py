@@ -116,10 +116,21 @@ class Executor:
         self._summoned = False
         self._closed = False
         self.last_release = time.monotonic()
+        self._spilled_at = float("-inf")
 
     @property
     def free(self) -> int:
         return max(0, self._slots - len(self.running) - len(self.queue))
+
+    @property
+    def is_stuck(self) -> bool:
+        """All places are taken by activities that run for longer than 20 ms."""
+        return len(self.running) >= self._slots and time.monotonic() - self.last_release >= 0.02
+
+    @property
+    def is_slow(self) -> bool:
+        """What it was given had to be shared within the last second: no use in asking for more than has a place."""
+        return self.is_stuck or time.monotonic() - self._spilled_at < 1.0
 
     def submit(self, execution: Execution) -> None:
         if len(self.running) < self._slots and not self.queue:
@@ -133,8 +144,9 @@ class Executor:
         Quick ones turn their places over in much less than 20 ms; a queue before those is faster
         than a row in a table.
         """
-        if not self.queue or len(self.running) < self._slots or time.monotonic() - self.last_release < 0.02:
+        if not self.queue or not self.is_stuck:
             return []
+        self._spilled_at = time.monotonic()
         spilled = [e for e in self.queue if not e.tasked]
         self.queue = deque(e for e in self.queue if e.tasked)
         return spilled
@@ -196,6 +208,8 @@ class Executor:
         try:
             args = payloads.decode(execution.input)
             definition = execution.definition
+            if definition.convert is not None:
+                args = definition.convert(args)
             limit = execution.options.start_to_close
             if definition.is_async:
                 value, at_once = await _watched(definition.fn(*args), limit)

@@ -47,6 +47,7 @@ DOMAINS: Final = (
     "firing.sql",
     "signals.sql",
     "results.sql",
+    "calls.sql",
     "invariants.sql",
     "views.sql",
 )

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from .replay import Command, Instance
+from .executor import Execution
+from .replay import Instance
 
 KEEP = 0
 PARK = -1
@@ -50,10 +51,15 @@ class Parcel:
         self.used: list[int] = []
         self.back: list[int] = []
         self.ended: list[int] = []
-        self.starts: list[tuple[Command, int]] = []  # activities to begin when this is durable, and attempt
+        self.starts: list[Execution] = []  # activities to begin when this is durable
         self.waits: list[tuple[int, str, str | None, int, int | None]] = []
         self.signals: list[tuple[str, bytes]] = []
         self.tasks: list[tuple[Any, ...]] = []
+
+    @property
+    def ends_lease(self) -> bool:
+        """The run is parked or closed with it."""
+        return self.end != KEEP
 
     @property
     def is_empty(self) -> bool:
@@ -77,6 +83,15 @@ class Parcel:
         rows = self.rows
         return len(rows) > 1 or bool(rows and rows[0][2] != 1)
 
+    def extend(self, later: Parcel) -> None:
+        """Takes over what has gathered since."""
+        for name in ("rows", "used", "back", "ended", "starts", "waits", "signals", "tasks"):
+            getattr(self, name).extend(getattr(later, name))
+        self.size += later.size
+        self.lists |= later.lists
+        self.cleared |= later.cleared
+        self.end, self.due, self.outcome = later.end, later.due, later.outcome
+
 
 class Run:
     """A leased run: its live coroutine, and where its journal stands."""
@@ -86,6 +101,7 @@ class Run:
         "fence",
         "idle_since",
         "instance",
+        "is_call",
         "local",
         "lost",
         "next",
@@ -123,7 +139,8 @@ class Run:
         self.instance: Instance | None = None
         self.next: Parcel | None = None  # gathers for the next turn
         self.sent: Parcel | None = None  # in flight
-        self.local: dict[int, Any] = {}  # activities running or queued here, by command
+        self.is_call = False
+        self.local: dict[int, Execution] = {}  # activities running or queued here, by command
         self.registered: dict[int, int] = {}  # commands with a row in `waiting`, and their group
         self.seen: set[int] = set()  # inbox ids taken over, until the turn that deletes them is known
         self.early: list[tuple[Any, ...]] = []  # messages that came before its journal
@@ -135,6 +152,11 @@ class Run:
         if self.next is None:
             self.next = Parcel(self)
         return self.next
+
+    @property
+    def is_suspect(self) -> bool:
+        """Its lease was lost twice in a row: it may be what kills its workers."""
+        return self.lost >= 2
 
     @property
     def runnable(self) -> bool:

@@ -36,8 +36,13 @@ class StartRequest:
     raw_id: bytes = field(default_factory=guid_bytes, repr=False)
 
     @property
+    def request_id(self) -> str:
+        """Of the call that starts it: one that is repeated with it starts the same run."""
+        return format_guid(self.raw_id)
+
+    @property
     def id(self) -> str:
-        return self.workflow_id if self.workflow_id is not None else format_guid(self.raw_id)
+        return self.workflow_id if self.workflow_id is not None else self.request_id
 
 
 def arguments(namespace: str, requests: Sequence[StartRequest], ids: Sequence[str]) -> list[Any]:
@@ -63,7 +68,7 @@ def arguments(namespace: str, requests: Sequence[StartRequest], ids: Sequence[st
         Uuids(r.raw_id for r in requests),
         _optional(requests, "start_delay", _delay, Floats),
         _optional(requests, "execution_timeout", _finite, Floats),
-        _optional(requests, "retention", lambda d: _interval(parse_duration(d)), Texts),
+        _optional(requests, "retention", lambda d: interval(parse_duration(d)), Texts),
         None if all(r.priority == 3 for r in requests) else Int2s(r.priority for r in requests),
         _optional(requests, "memo", encode, Jsons),
     ]
@@ -94,5 +99,6 @@ def _finite(duration: Any) -> float | None:
     return None if seconds == float("inf") else seconds
 
 
-def _interval(seconds: float) -> str:
+def interval(seconds: float) -> str:
+    """As PostgreSQL reads it; for ever is a thousand years."""
     return "1000 years" if seconds == float("inf") else f"{seconds:.6f} seconds"

@@ -17,11 +17,13 @@ from typing import Any, Self
 import psycopg
 
 from . import __version__, activity, engine, workflow
+from .calls import Callback, queue_of
 from .client import Client
 from .connection import Listener, connect, conninfo, is_connection_trouble, translate
 from .durations import parse as parse_duration
 from .heartbeat import Heartbeat
-from .turn import LeaseEnded, TurnLoop
+from .recovery import LeaseEnded
+from .turn import TurnLoop
 
 log = logging.getLogger("pyhotmesh.worker")
 
@@ -78,9 +80,12 @@ class Worker:
         self._listen_dsn = conninfo(notification_connection) if notification_connection else self._dsn
         if task_queue and task_queues:
             raise ValueError("give task_queue or task_queues, not both")
-        self.task_queues = list(task_queues or [task_queue or "default"])
+        if task_queues is None:
+            task_queues = [task_queue or "default"]
+        self.task_queues = list(task_queues)
         self.workflows = {d.name: d for d in map(workflow.definition_of, workflows)}
         self.activities = activity.collect(activities)
+        self._callbacks: dict[str, Callback] = {}  # of topics; see MeshCall
         self.name = name or f"{socket.gethostname()}:{os.getpid()}"
         self._max_runs = max_concurrent_runs
         self._max_activities = max_concurrent_activities
@@ -122,40 +127,56 @@ class Worker:
         finally:
             await self._listener.close()
 
+    async def serve(self, callback: Callback) -> None:
+        """Serves a topic's calls too, with this function; see ``MeshCall``, which is the way to it."""
+        self._callbacks[callback.topic] = callback
+        queue = queue_of(callback.topic)
+        if queue in self.task_queues:
+            return
+        self.task_queues.append(queue)
+        turns = self._turns
+        if turns is not None:
+            conn = await connect(self._dsn)
+            try:
+                cursor = await conn.execute(engine.SERVE, (turns.held.worker_id, self.namespace, [queue]))
+                row = await cursor.fetchone()
+                assert row is not None
+            finally:
+                await conn.close()
+            turns.serve({row[0][0]: queue})
+
     def stop(self) -> None:
         """Stops claiming; what runs may finish within the grace period, the rest is handed back.
 
         A second call abandons what still runs: another worker takes it over at once.
         """
-        if self._stopping and self._turns is not None:
-            self._turns.abandoned = True
+        turns, again = self._turns, self._stopping
         self._stopping = True
-        turns = self._turns
-        if turns is not None:
-            turns.claiming = False
-            turns.stopping = True
-            turns.wake()
-            if self._grace != float("inf"):
-                asyncio.get_running_loop().call_later(self._grace, self._abandon, turns)
+        if turns is None:
+            return
+        turns.stop()
+        if again:
+            log.info("%s abandons what still runs", self.name)
+            turns.abandon()
+            return
+        if turns.work.is_busy:
+            log.info("%s is stopping: activities may end within %g s; a second signal abandons them", self.name, self._grace)
+        if self._grace != float("inf"):
+            asyncio.get_running_loop().call_later(self._grace, turns.abandon)
 
     def pause(self) -> None:
         """Takes no new work until ``resume()``; what it holds goes on. Also before it runs: it then
         connects and registers, and waits."""
         self._paused = True
         if self._turns is not None:
-            self._turns.claiming = False
+            self._turns.held.claiming = False
 
     def resume(self) -> None:
         """Takes work again."""
         self._paused = False
         if self._turns is not None and not self._stopping:
-            self._turns.claiming = True
-            self._turns.wake()
-
-    @staticmethod
-    def _abandon(turns: TurnLoop) -> None:
-        turns.abandoned = True
-        turns.wake()
+            self._turns.held.claiming = True
+            self._turns.held.wake()
 
     async def __aenter__(self) -> Self:
         self._task = asyncio.create_task(self.run(), name="hotmesh-worker")
@@ -207,7 +228,7 @@ class Worker:
             await conn.close()
         turns = TurnLoop(
             dsn=self._dsn, worker_id=worker_id, name=self.name, namespace=self.namespace, queues=queues,
-            workflows=self.workflows, activities=self.activities, max_runs=self._max_runs,
+            workflows=self.workflows, activities=self.activities, callbacks=self._callbacks, max_runs=self._max_runs,
             max_activities=self._max_activities, cache_size=self._cache_size,
             is_listening=lambda: self._listener is not None and self._listener.alive, on_new_id=self._renamed,
         )  # fmt: skip
@@ -221,15 +242,15 @@ class Worker:
             log.warning("notifications are not available (%s); polling", error)
         self._heartbeat = heartbeat = Heartbeat(
             self._dsn, worker_id, lease=self._lease, stall_limit=self._stall_limit,
-            turned_at=lambda: turns.turned_at, beats=turns.take_beats, on_lost=turns.beats_lost,
-            on_dead=lambda: _threadsafe(loop, turns.wake),
-            on_gone=lambda run, command: _threadsafe(loop, turns.task_gone, run, command),
+            turned_at=lambda: turns.turned_at, beats=turns.work.take_beats, on_lost=turns.work.beats_lost,
+            on_dead=lambda: _threadsafe(loop, turns.held.wake),
+            on_gone=lambda run, command: _threadsafe(loop, turns.work.task_gone, run, command),
         )  # fmt: skip
-        turns.on_beat = heartbeat.send_by
+        turns.work.on_beat = heartbeat.send_by
         heartbeat.start()
         ticker = asyncio.create_task(_tick(turns))
-        turns.claiming = not (self._paused or self._stopping)
-        turns.stopping = self._stopping
+        turns.held.claiming = not (self._paused or self._stopping)
+        turns.held.stopping = self._stopping
         self._ready.set()
         clean = False
         try:
@@ -244,7 +265,7 @@ class Worker:
             self._turns = None
             await turns.close()
             if clean:
-                await self._retire(turns.worker_id)
+                await self._retire(turns.held.worker_id)
 
     async def _retire(self, worker_id: int) -> None:
         with contextlib.suppress(psycopg.Error, OSError):
@@ -261,10 +282,15 @@ class Worker:
             await self._listener.replace(f"hotmesh_{new}")
 
     def _heard(self, channel: str, payload: str) -> None:
-        if self._turns is not None:
-            self._turns.wake()
         if self._heartbeat is not None and channel == "hotmesh_all":  # a schedule was made or changed; the clock was moved
             self._heartbeat.look_at_schedules()
+        if self._turns is None:
+            return
+        if " " in payload:
+            run_id, inbox_id, command, message = payload.split(" ", 3)
+            self._turns.feeder.pushed(int(run_id), int(inbox_id), int(command), message)
+        else:
+            self._turns.held.wake()
 
 
 async def _tick(turns: TurnLoop) -> None:

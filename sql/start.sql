@@ -26,7 +26,8 @@ end $$;
 -- Starts many runs; arrays are aligned. Returns a row for each, in order: the run, and whether
 -- this call (or, with the same request id, its lost twin) started it.
 --   p_on_conflict  'fail' | 'use_existing' | 'terminate_existing'   what an open run of that id means
---   p_reuse        'allow_duplicate' | 'allow_duplicate_failed_only' | 'reject_duplicate'   a closed one
+--   p_reuse        'allow_duplicate' | 'allow_duplicate_failed_only' | 'reject_duplicate' | 'use_completed'
+--                  what a closed one means; the last is for cached calls (calls.sql)
 --   p_retry        the caller repeats a call whose reply was lost: look for its request ids first
 --   p_client       registers this client for the results, in the same transaction
 -- Errors: HM001 already started, HM003 bad argument, HM005 not in a caller's transaction.
@@ -64,7 +65,7 @@ declare
   v_tries     int := 0;
 begin
   if p_on_conflict not in ('fail', 'use_existing', 'terminate_existing')
-     or p_reuse not in ('allow_duplicate', 'allow_duplicate_failed_only', 'reject_duplicate') then
+     or p_reuse not in ('allow_duplicate', 'allow_duplicate_failed_only', 'reject_duplicate', 'use_completed') then
     raise exception using errcode = 'HM003',
       message = format('unknown policy: id_conflict_policy %L, id_reuse_policy %L', p_on_conflict, p_reuse);
   end if;
@@ -137,15 +138,20 @@ begin
         from generate_series(1, v_n) i where v_final is null or v_final[i] is null
     loop
       if v_row.won then
-        if p_reuse = 'reject_duplicate' or p_reuse = 'allow_duplicate_failed_only' then
+        if p_reuse <> 'allow_duplicate' then
           select r.run_id into v_old
             from hotmesh_engine.run r left join hotmesh_engine.outcome o on o.run_id = r.run_id
            where r.namespace_id = v_ns and r.workflow_id = v_row.id
              and coalesce(o.expires_at > v_now, true)
              and (p_reuse = 'reject_duplicate' or o.status = 1)
            order by r.run_id desc limit 1;
-          if found then
+          if found and p_reuse <> 'use_completed' then
             perform hotmesh_engine.refuse_start(v_row.id, v_old, 'a closed run');
+          elsif found then
+            delete from hotmesh_engine.open_id
+             where namespace_id = v_ns and workflow_id = v_row.id and run_id = v_row.run;
+            v_final[v_row.i] := v_old;
+            v_started[v_row.i] := false;
           end if;
         end if;
         continue;

@@ -174,7 +174,8 @@ begin
   end if;
 end $$;
 
--- Retention: removes what has expired, a portion at a time; returns how many runs.
+-- Retention: removes what has expired, a portion at a time; returns how many runs. Outcomes stay for 10 s
+-- more: a caller who waited for one may still be fetching it when it has no retention at all (a flushed call).
 create or replace function hotmesh.prune(max_runs int default 1000) returns int
 language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 declare
@@ -183,7 +184,7 @@ declare
 begin
   select array_agg(run_id) into v_runs
     from (select run_id from hotmesh_engine.outcome
-           where expires_at <= v_now order by expires_at limit max_runs for update skip locked) o;
+           where expires_at <= v_now - interval '10 seconds' order by expires_at limit max_runs for update skip locked) o;
   if v_runs is not null then
     delete from hotmesh_engine.journal where run_id = any (v_runs);
     delete from hotmesh_engine.run where run_id = any (v_runs);

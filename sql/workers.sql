@@ -21,6 +21,23 @@ begin
   return v_queues;
 end $$;
 
+-- More queues for a worker that is already registered. May be repeated.
+create or replace function hotmesh_engine.serve(p_worker bigint, p_namespace text, p_queues text[]) returns int[]
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+declare
+  v_ns     int := hotmesh_engine.namespace_id(p_namespace);
+  v_queues int[];
+  v_all    int[];
+begin
+  select array_agg(hotmesh_engine.queue_id(v_ns, q) order by o) into v_queues
+    from unnest(p_queues) with ordinality u(q, o);
+  update hotmesh_engine.worker w
+     set queues = (select array_agg(distinct q) from unnest(w.queues || v_queues) q)
+   where worker_id = p_worker returning queues into v_all;
+  update hotmesh_engine.sleeper set queues = v_all where worker_id = p_worker;
+  return v_queues;
+end $$;
+
 -- Keeps the lease, by the server's clock. Contact counts as broken when the lease had run out: then
 -- this worker must not judge others until it has been in touch for a lease time again.
 -- b_*: the activities that it runs; with details, if the activity has shown a sign of life since the last

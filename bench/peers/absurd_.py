@@ -14,7 +14,7 @@ from typing import Any
 import psycopg
 
 from bench.engine import Engine
-from bench.role import SETTLE, AsyncRole, percentiles
+from bench.role import SETTLE, STRAIGHT, WAITED, AsyncRole, percentiles
 
 QUEUE = "bench"
 CONNECTIONS = 4
@@ -56,8 +56,11 @@ class Absurd(Engine):
 
     def variants(self, workload: str) -> list[dict[str, Any]]:
         if workload in ("W4", "W5"):
+            polls = {"label": f"polls of {1000 * POLL:g} ms"}
+            straight = [{**polls, "label": f"{polls['label']}, {STRAIGHT}", "straight": True}] if workload == "W5" else []
             return [
-                {"label": f"polls of {1000 * POLL:g} ms"},
+                polls,
+                *straight,
                 {"label": "default polls", "options": {"defaults": True}, "share": 0.1},
             ]
         if workload in ("W1", "W2", "W7"):
@@ -189,12 +192,19 @@ class Client(AsyncRole):
             took.append(time.perf_counter() - begin)
         return percentiles(took)
 
-    async def signal_trips(self, count: int, parked: bool) -> dict[str, float]:
+    async def signal_trips(self, count: int, straight: bool) -> dict[str, float]:
         app = self.apps[0]
+        tasks = []
+        if straight:
+            tasks = [await self._start(app, "W5", number) for number in range(count)]
+            await asyncio.sleep(WAITED)
         took = []
         for number in range(count):
-            task = await self._start(app, "W5", number)
-            await asyncio.sleep(0.6 if self.defaults else SETTLE)  # more than a default poll
+            if straight:
+                task = tasks[number]
+            else:
+                task = await self._start(app, "W5", number)
+                await asyncio.sleep(0.6 if self.defaults else SETTLE)  # more than a default poll
             begin = time.perf_counter()
             await app.emit_event(f"go {number}", number, queue_name=QUEUE)
             assert await self._result(app, task) == number

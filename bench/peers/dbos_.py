@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.engine import Engine
-from bench.role import SETTLE, Role, percentiles
+from bench.role import SETTLE, STRAIGHT, WAITED, Role, percentiles
 
 QUEUE = "bench"
 VERSION = "bench"  # of the application: client and worker must agree on it
@@ -67,7 +67,7 @@ class Dbos(Engine):
             "W1": [{"label": "", "options": threads}],
             "W2": [{"label": "", "options": {**threads, "queue_poll": W2_POLL, "concurrency": W2_CONCURRENCY}}],
             "W4": [inside, queue, defaults],
-            "W5": [inside, queue],
+            "W5": [inside, {**inside, "label": f"{inside['label']}, {STRAIGHT}", "straight": True}, queue],
             "W7": [{**inside, "options": {"queue_poll": 1.0}}],
         }.get(workload, [{"label": ""}])
 
@@ -203,11 +203,18 @@ class Worker(Role):
             took.append(time.perf_counter() - begin)
         return percentiles(took)
 
-    def signal_trips(self, count: int, parked: bool) -> dict[str, float]:
+    def signal_trips(self, count: int, straight: bool) -> dict[str, float]:
+        handles = []
+        if straight:
+            handles = [self.dbos.start_workflow(self.wait, number) for number in range(count)]
+            time.sleep(WAITED)
         took = []
         for number in range(count):
-            handle = self.dbos.start_workflow(self.wait, number)
-            time.sleep(SETTLE)
+            if straight:
+                handle = handles[number]
+            else:
+                handle = self.dbos.start_workflow(self.wait, number)
+                time.sleep(SETTLE)
             begin = time.perf_counter()
             self.dbos.send(handle.get_workflow_id(), number, "go")
             assert handle.get_result() == number
@@ -262,7 +269,8 @@ class Client(Role):
             took.append(time.perf_counter() - begin)
         return percentiles(took)
 
-    def signal_trips(self, count: int, parked: bool) -> dict[str, float]:
+    def signal_trips(self, count: int, straight: bool) -> dict[str, float]:
+        assert not straight
         took = []
         for number in range(count):
             handle = self._start("W5", number)

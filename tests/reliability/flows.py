@@ -80,12 +80,12 @@ async def held(directory: str) -> list[int]:
     return [os.getpid(), activity.info().attempt]
 
 
-async def deadly(directory: str, kills: int, first_fails: bool = False) -> int:
-    """Kills its process on the attempts named; tells the attempt on which it survived."""
+async def deadly(directory: str, kills: int, fails: int = 0) -> int:
+    """Kills its process on so many attempts, and fails on one; tells the attempt on which it succeeded."""
     attempt = activity.info().attempt
     with Path(directory, "attempts").open("a") as file:
         file.write(f"{attempt}\n")
-    if first_fails and attempt == 1:
+    if attempt == fails:
         raise ApplicationError("an ordinary failure")
     if attempt <= kills:
         os.kill(os.getpid(), signal.SIGKILL)

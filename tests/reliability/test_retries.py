@@ -101,12 +101,26 @@ async def test_attempts_are_counted_across_crashes(dsn: str, db: Database, tmp_p
 async def test_failures_and_crashes_are_counted_together(dsn: str, db: Database, tmp_path: Path) -> None:
     async with Client(dsn) as client:
         options = {"retry_policy": {**FAST, "maximum_attempts": 3}}
-        handle = await client.workflow.start(call, args=["deadly", [str(tmp_path), 2, True], options])
+        handle = await client.workflow.start(call, args=["deadly", [str(tmp_path), 2, 1], options])
         with spawn(dsn, lease=0.4, sweep=0.1) as victim:
             await until(lambda: victim.process.poll() is not None, "it has killed itself", 30)
         with spawn(dsn, lease=0.4, sweep=0.1):
             assert await handle.result(timeout=30) == 3
     assert (tmp_path / "attempts").read_text().split() == ["1", "2", "3"]
+
+
+@pytest.mark.limit(90)
+async def test_time_goes_on_when_the_attempt_after_a_crash_fails(dsn: str, db: Database, tmp_path: Path) -> None:
+    """The journal notes the lost lease, then the failure: it never goes back in time (see the fixture)."""
+    async with Client(dsn) as client:
+        handle = await client.workflow.start(
+            call, args=["deadly", [str(tmp_path), 1, 2], {"retry_policy": {**FAST, "maximum_attempts": 3}}]
+        )
+        with spawn(dsn, lease=0.4, sweep=0.1) as victim:
+            await until(lambda: victim.process.poll() is not None, "it has killed itself", 30)
+        with spawn(dsn, lease=0.4, sweep=0.1):
+            assert await handle.result(timeout=30) == 3
+    assert db.events(handle.workflow_id).count("lease_lost") == 1
 
 
 @pytest.mark.parametrize("name", ["endless", "endless_in_thread"])

@@ -25,7 +25,7 @@
 -- costs the client 2 µs). p_end: 0 keep the lease, -1 park until p_due, else the status
 -- with which the run closes. The answer's rows are told apart by `kind`:
 --   0 head: at = engine time, num = messages that stayed, command = 1 if more work is ready,
---     seq = ms until something comes due, if nothing was claimed and it is less than 1 s,
+--     seq = ms until something comes due, if nothing was claimed and it is less than 1 s (-1: not looked),
 --     id = last id given out, run = where to go on in foreign messages (0: at the beginning)
 --   1 leased run: run, num = fence, seq = last journal seq, command = leases lost, queue,
 --     at = created, key = workflow id, name = type, payload = input
@@ -38,7 +38,7 @@
 create or replace function hotmesh_engine.turn(
   p_worker           bigint,
   -- what this worker can take, and how it will wait
-  p_queues           int[],
+  p_queues           int[],           -- none: nothing that others made is fetched
   p_free_runs        int,
   p_free_activities  int,
   p_free_suspects    int,
@@ -268,7 +268,8 @@ begin
   -- 7. answer -----------------------------------------------------------------------------------
   return query select 0::smallint, case when v_routed.r_more then v_routed.r_last else 0 end,
     (select last_value from hotmesh_engine.id),
-    case when v_claimed is null and v_task_run is null then hotmesh_engine.next_due(p_queues, v_now) end, v_routed.r_stayed,
+    case when cardinality(p_queues) = 0 then -1
+         when v_claimed is null and v_task_run is null then hotmesh_engine.next_due(p_queues, v_now) end, v_routed.r_stayed,
     (coalesce(cardinality(v_claimed), 0) >= p_free_runs and p_free_runs > 0
       or p_free_activities > 0 and coalesce(cardinality(v_task_run), 0) >= p_free_activities)::int,
     null::int, hotmesh_engine.epoch(hotmesh.now()), null::text, null::text, null::text, null::text, null::text;
@@ -276,11 +277,13 @@ begin
   if v_claimed is not null then
     return query select * from hotmesh_engine.hand_out_runs(v_claimed);
   end if;
-  with tagged as (
-    update hotmesh_engine.inbox set handed = true
-     where holder = p_worker and not handed and kind <> 100
-    returning inbox_id)
-  select array_agg(inbox_id) into v_handed from tagged;
+  if cardinality(p_queues) > 0 then
+    with tagged as (
+      update hotmesh_engine.inbox set handed = true
+       where holder = p_worker and not handed and kind <> 100
+      returning inbox_id)
+    select array_agg(inbox_id) into v_handed from tagged;
+  end if;
   v_handed := v_handed || v_routed.r_handed;
   if v_handed is not null then
     return query
@@ -288,6 +291,9 @@ begin
            null::text, null::text, payload::text, null::text, null::text
       from hotmesh_engine.inbox
      where inbox_id = any (v_handed) and run_id <> all (coalesce(v_claimed, '{}')) order by inbox_id;
+  end if;
+  if cardinality(p_queues) = 0 then
+    return;
   end if;
   return query
     with gone as (delete from hotmesh_engine.inbox where holder = p_worker and not handed and kind = 100 returning run_id)

@@ -5,7 +5,9 @@
 -- a sender's look and its commit is covered by the worker, which looks again 5, 20, 80 and 320 ms
 -- after it fell asleep. A caller's transaction may stay open for long, so it always notifies.
 --
--- Channels: hotmesh_<id> of a worker or client; hotmesh_all for everybody. Payloads are ids.
+-- Channels: hotmesh_<id> of a worker or client; hotmesh_all for everybody. Ids are 62 random bits: who
+-- does not know one can neither listen to it nor write to it. Payloads are ids, or something small that
+-- the receiver would otherwise have to ask for; it is in a table as well.
 
 create or replace function hotmesh_engine.wake_all() returns void
 language sql volatile set search_path = pg_catalog, pg_temp as $$
@@ -39,18 +41,30 @@ begin
   end loop;
 end $$;
 
--- Clients that wait for runs which have closed: one notification each, of up to 300 run ids.
+-- Clients that wait for runs which have closed: one notification each, of up to 300 run ids. A single
+-- small outcome goes with it ("run status payload"), which spares the client the question; it is then
+-- registered no longer. Its row is skipped if the client is just asking. One statement, so that the
+-- warm-up plans all of it.
 create or replace function hotmesh_engine.wake_clients(p_runs bigint[]) returns void
 language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 declare
-  v_row record;
+  v_told int;
 begin
-  for v_row in
-    select client, string_agg(run_id::text, ',') as ids
-      from (select client, run_id, row_number() over (partition by client order by run_id) / 300 as part
-              from hotmesh_engine.waiter where run_id = any (p_runs)) w
-     group by client, part
-  loop
-    perform pg_notify('hotmesh_' || v_row.client, v_row.ids);
-  end loop;
+  with w as materialized (
+    select client, run_id, row_number() over (partition by client order by run_id) / 300 as part
+      from hotmesh_engine.waiter where run_id = any (p_runs)
+  ), n as materialized (
+    select client, min(run_id) as run_id, string_agg(run_id::text, ',') as ids, count(*) = 1 as is_single
+      from w group by client, part
+  ), o as materialized (
+    select n.client, n.run_id, format('%s %s %s', n.run_id, o.status, o.payload) as said
+      from n join hotmesh_engine.outcome o on o.run_id = n.run_id
+     where n.is_single and octet_length(o.payload::text) <= 4000
+  ), gone as (
+    delete from hotmesh_engine.waiter where ctid = any (array(
+      select r.ctid from hotmesh_engine.waiter r join o on r.run_id = o.run_id and r.client = o.client
+         for update of r skip locked))
+  )
+  select count(pg_notify('hotmesh_' || n.client, coalesce(o.said, n.ids))) into v_told
+    from n left join o using (client, run_id);
 end $$;

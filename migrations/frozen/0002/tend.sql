@@ -174,7 +174,8 @@ begin
   end if;
 end $$;
 
--- Retention: removes what has expired, a portion at a time; returns how many runs.
+-- Retention: removes what has expired, a portion at a time; returns how many runs. Outcomes stay for 10 s
+-- more: a caller who waited for one may still be fetching it when it has no retention at all (a flushed call).
 create or replace function hotmesh.prune(max_runs int default 1000) returns int
 language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 declare
@@ -183,7 +184,7 @@ declare
 begin
   select array_agg(run_id) into v_runs
     from (select run_id from hotmesh_engine.outcome
-           where expires_at <= v_now order by expires_at limit max_runs for update skip locked) o;
+           where expires_at <= v_now - interval '10 seconds' order by expires_at limit max_runs for update skip locked) o;
   if v_runs is not null then
     delete from hotmesh_engine.journal where run_id = any (v_runs);
     delete from hotmesh_engine.run where run_id = any (v_runs);
@@ -196,7 +197,6 @@ begin
   delete from hotmesh_engine.request where (namespace_id, request_id) in (
     select namespace_id, request_id from hotmesh_engine.request
      where expires_at <= v_now limit max_runs for update skip locked);
-  perform hotmesh_engine.prune_slots(v_now, max_runs);
   delete from hotmesh_engine.waiter where since < clock_timestamp() - interval '1 day';
   delete from hotmesh_engine.worker w
    where dead and beat_at < clock_timestamp() - interval '1 day'
@@ -204,4 +204,4 @@ begin
      and not exists (select from hotmesh_engine.activity_task t where t.holder = w.worker_id);
   return coalesce(cardinality(v_runs), 0);
 end $$;
-comment on function hotmesh.prune(int) is 'Removes runs, signals, requests and firings whose retention has passed; returns how many runs. Workers call it by themselves.';
+comment on function hotmesh.prune(int) is 'Removes runs, signals and requests whose retention has passed; returns how many runs. Workers call it by themselves.';

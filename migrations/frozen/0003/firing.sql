@@ -1,6 +1,6 @@
 -- Firing: a duty. Any worker's, at any time, as often as it likes; nobody leads.
 --
--- A call takes the schedules that are due (FOR UPDATE SKIP LOCKED), decides their slots in order, starts the
+-- A call takes the schedules that are due (FOR NO KEY UPDATE SKIP LOCKED), decides their slots in order, starts the
 -- runs and moves the schedules on, all in one short transaction: set by set, and only if something fails by
 -- halves, until the schedule that fails stands alone. That one gets its reason (view hotmesh.schedules) and is
 -- tried again with back-off; it stops no other.
@@ -41,7 +41,7 @@ begin
 
   select array_agg(schedule_key) into v_keys
     from (select schedule_key from hotmesh_engine.schedule
-           where due_at <= v_now and due_at < 'infinity' order by due_at limit p_limit for update skip locked) k;
+           where due_at <= v_now and due_at < 'infinity' order by due_at limit p_limit for no key update skip locked) k;
 
   r_next := case when cardinality(v_keys) = p_limit then 0 end;
 
@@ -59,7 +59,7 @@ begin
                        and (not k.paused or exists (
                               select from hotmesh_engine.schedule_slot s
                                where s.schedule_key = k.schedule_key and s.decision = 'b' and s.origin = 'b')))
-             limit p_limit for update skip locked) k;
+             limit p_limit for no key update skip locked) k;
     v_keys := v_keys || v_more;
   end if;
   r_fired := case when v_keys is null then 0 else hotmesh_engine.fire_or_halve(v_keys, v_now) end;

@@ -19,8 +19,9 @@
 -- comes first, with the run in the same transaction.
 --
 -- Locks: creating waits for a twin that creates the same id (the unique key); pause, resume, update and delete
--- wait for the schedule's row, which a firing holds for some milliseconds; trigger and backfill insert only.
--- In a caller's transaction that row stays locked until it ends, and firings of that one schedule wait so long.
+-- wait for the schedule's row, which a firing holds for some milliseconds. In a caller's transaction it stays
+-- locked until that ends, and firings of that one schedule wait so long. Trigger and backfill insert only, and
+-- hold off nothing but the schedule's deletion (FOR KEY SHARE).
 -- Crash: each is one transaction.
 
 -- How a duration is written in JSON or SQL: seconds, or text as PostgreSQL takes intervals. A month is 30
@@ -96,6 +97,16 @@ begin
       hint = 'hotmesh.schedules lists them.';
   end if;
   return k;
+end $$;
+
+-- Holds off its deletion, so that what is inserted for it does not outlive it.
+create or replace function hotmesh_engine.keep_schedule(k hotmesh_engine.schedule) returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+begin
+  perform from hotmesh_engine.schedule where schedule_key = k.schedule_key for key share;
+  if not found then
+    raise exception using errcode = 'HM029', message = format('schedule %s has just been deleted', quote_literal(left(k.schedule_id, 200)));
+  end if;
 end $$;
 
 -- A schedule with what a specification says of it, checked. Options as in hotmesh.cron, and `workflow`,
@@ -207,6 +218,8 @@ begin
     k.next_slot := null;
   elsif k.next_slot is null then                 -- it was over, and has got more cycles
     k.next_slot := hotmesh_engine.slot_after(k, c, p_now);
+  elsif k.next_slot <= k.last_slot then
+    k.next_slot := hotmesh_engine.slot_after(k, c, k.last_slot);
   end if;
   k.due_at := hotmesh_engine.schedule_due(k);
   k.updated_at := p_now;
@@ -266,7 +279,7 @@ language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 declare
   k hotmesh_engine.schedule := hotmesh_engine.find_schedule(p_namespace, p_id);
 begin
-  select * into k from hotmesh_engine.schedule where schedule_key = k.schedule_key for update;
+  select * into k from hotmesh_engine.schedule where schedule_key = k.schedule_key for no key update;
   k := hotmesh_engine.read_schedule(k, p_spec, hotmesh.now());
   update hotmesh_engine.schedule
      set due_at = k.due_at, next_slot = k.next_slot, anchor = k.anchor, updated_at = k.updated_at, queue_id = k.queue_id,
@@ -327,7 +340,7 @@ declare
   c     hotmesh_engine.cron;
   v_now timestamptz := hotmesh.now();
 begin
-  select * into k from hotmesh_engine.schedule s where s.schedule_key = k.schedule_key for update;
+  select * into k from hotmesh_engine.schedule s where s.schedule_key = k.schedule_key for no key update;
   if not found or not k.paused and k.trouble_code is null then return false; end if;
   perform hotmesh_engine.check_zone(k.time_zone);
   if k.cron is not null then
@@ -355,6 +368,7 @@ declare
   k      hotmesh_engine.schedule := hotmesh_engine.find_schedule(p_namespace, p_id);
   v_slot timestamptz := hotmesh.now();
 begin
+  perform hotmesh_engine.keep_schedule(k);
   loop
     insert into hotmesh_engine.schedule_slot (schedule_key, slot, decided_at, decision, origin)
     values (k.schedule_key, v_slot, v_slot, 's', 't') on conflict do nothing;
@@ -402,6 +416,9 @@ begin
   if k.cron is not null then
     c := hotmesh_engine.read_cron(k.cron);
   end if;
+  if k.paused and v_slot is not null then                  -- if it were resumed now
+    v_slot := hotmesh_engine.slot_after(k, c, greatest(hotmesh.now(), k.anchor - interval '1 microsecond'));
+  end if;
   for i in 1..least(n, coalesce(k.max_cycles - k.cycles, n), 10000) loop
     exit when v_slot is null;
     return next v_slot;
@@ -430,6 +447,7 @@ begin
   if window_start is null or window_end is null or not isfinite(window_start) or window_end > v_now then
     raise exception using errcode = 'HM003', message = 'a backfill has a beginning and an end in the past';
   end if;
+  perform hotmesh_engine.keep_schedule(k);
   if k.cron is not null then
     c := hotmesh_engine.read_cron(k.cron);
   end if;

@@ -2,8 +2,8 @@
 
 from pyhotmesh import migrate
 
-revision = "0002"
-down_revision = "0001"
+revision = "0003"
+down_revision = "0002"
 branch_labels = None
 depends_on = None
 
@@ -100,5 +100,8 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    migrate.apply_frozen("0001")
+    older = migrate.newest_frozen(before=revision)
+    for name in migrate.frozen(revision):
+        if name in older and name != migrate.TABLES:
+            migrate.run(older[name])
     migrate.run(GONE)

@@ -1,0 +1,215 @@
+"""MeshCall: connect any function to a topic, call it from anywhere, cache its answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from types import TracebackType
+from typing import Any, Self, TypeVar, overload
+
+from psycopg_pool import AsyncConnectionPool
+
+from . import engine, payloads
+from .calls import Callback, callback, queue_of, workflow_id
+from .client import Client
+from .durations import Duration
+from .durations import parse as parse_duration
+from .errors import CallFailed, PayloadError, TimeoutError, WorkflowFailed, WorkflowNotFound
+from .handle import Handle
+from .ids import guid, guid_bytes
+from .results import unwrap
+from .retry import RetryPolicy
+from .starts import StartRequest, interval
+from .worker import Worker
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+RETENTION = 3600.0  # seconds that the outcome of a call is kept that is not cached, as call_retention() in SQL
+
+
+class MeshCall:
+    """Calls by topic, through PostgreSQL. Several processes may serve a topic and share its calls.
+
+    ::
+
+        mesh = MeshCall()
+        await mesh.connect("greet", lambda name: f"Hello, {name}!")     # serves it until mesh.close()
+        await mesh.exec("greet", args=["World"])                        # from any process
+
+    Args:
+        connection: a DSN, a psycopg pool (whose DSN is used), a ``Client``, or nothing for
+            ``HOTMESH_DATABASE_URL``.
+        namespace: topics of different namespaces do not see each other.
+        max_concurrent_calls: callbacks at one time in this process (and threads, for sync ones).
+        options: for the ``Worker`` that serves connected topics (``name``, ``lease``,
+            ``graceful_shutdown_timeout``, ``notification_connection``, ...).
+
+    A callback may run more than once: if its process dies before the result is recorded, another one runs
+    it again. The first recorded outcome is the outcome.
+    """
+
+    def __init__(
+        self,
+        connection: str | AsyncConnectionPool[Any] | Client | None = None,
+        *,
+        namespace: str = "default",
+        max_concurrent_calls: int = 200,
+        **options: Any,
+    ) -> None:
+        self.client = Client(connection, namespace=namespace)
+        self.namespace = namespace
+        self._options = {"max_concurrent_activities": max_concurrent_calls, **options}
+        self._callbacks: dict[str, Callback] = {}
+        self._worker: Worker | None = None
+
+    # ------------------------------------------------------------------------------ serving --
+
+    @overload
+    def connect(
+        self, topic: str, callback: Callable[..., Any], *, retry_policy: RetryPolicy | None = None
+    ) -> Coroutine[Any, Any, None]: ...
+    @overload
+    def connect(self, topic: str, *, retry_policy: RetryPolicy | None = None) -> Callable[[F], F]: ...
+    def connect(self, topic: str, callback: Any = None, *, retry_policy: RetryPolicy | None = None) -> Any:
+        """Serves a topic with a function, async or not, until ``close()``.
+
+        ``await mesh.connect(topic, fn)`` serves when it returns. As a decorator, ``@mesh.connect(topic)``,
+        it notes the function; ``async with mesh`` or ``await mesh.serve()`` begins.
+
+        Arguments and result are JSON; where annotations say dataclass, pydantic model, datetime or the
+        like, the function is given that. Without ``retry_policy`` an exception goes to the caller at once;
+        with one the call is tried again as it says, and a crash of the process counts as a try.
+        """
+        payloads.check_name(topic, "topic")
+        if callback is not None:
+            return self._connect(topic, callback, retry_policy)
+
+        def mark(fn: F) -> F:
+            self._note(topic, fn, retry_policy)
+            return fn
+
+        return mark
+
+    def _note(self, topic: str, fn: Callable[..., Any], retry_policy: RetryPolicy | None) -> Callback:
+        definition = callback(topic, fn, retry_policy)
+        known = self._callbacks.get(topic)
+        if known is not None and known.fn is not fn:
+            raise ValueError(f"topic {topic!r} is connected to {known.fn!r} already")
+        self._callbacks[topic] = definition
+        return definition
+
+    async def _connect(self, topic: str, fn: Callable[..., Any], retry_policy: RetryPolicy | None) -> None:
+        definition = self._note(topic, fn, retry_policy)
+        if self._worker is None:
+            await self.serve()
+        else:
+            await self._worker.serve(definition)
+
+    async def serve(self) -> None:
+        """Begins to serve all connected topics; ``connect`` does that by itself, but for decorators."""
+        if self._worker is None and self._callbacks:
+            worker = Worker(self.client, task_queues=[], **self._options)
+            for definition in self._callbacks.values():
+                await worker.serve(definition)
+            self._worker = worker
+            await worker.__aenter__()
+
+    async def close(self) -> None:
+        """Serves no more: what runs may end within the grace period, the rest is handed back. Closes the
+        connections."""
+        worker, self._worker = self._worker, None
+        if worker is not None:
+            await worker.__aexit__(None, None, None)
+        await self.client.close()
+
+    async def __aenter__(self) -> Self:
+        await self.serve()
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self.close()
+
+    # ------------------------------------------------------------------------------ calling --
+
+    async def exec(
+        self,
+        topic: str,
+        args: Sequence[Any] = (),
+        *,
+        id: str | None = None,
+        ttl: Duration | None = None,
+        timeout: Duration | None = None,
+    ) -> Any:
+        """Calls the topic's function and returns its value. Waits for somebody to serve the topic, if need be.
+
+        ``id`` alone: while a call of that topic and id is open, all callers share it. ``id`` and ``ttl``:
+        its value is also kept, and returned to later callers, until ``ttl`` has passed since it ended; a
+        call that failed is not kept.
+
+        Raises:
+            CallFailed: the function raised; ``.cause`` has its type, message and cause.
+            TimeoutError: ``timeout`` has passed. The call goes on.
+            WorkflowInterrupted: it was ended by ``interrupt``.
+        """
+        limit = None if timeout is None else parse_duration(timeout)
+        key = workflow_id(topic, payloads.check_name(id, "id") if id is not None else guid())
+        results = await self.client._waiting()
+        if id is None:
+            request = _request(topic, args, key, ttl)
+            rows = await self.client.workflow._start([request], "fail", "allow_duplicate", client=results.client_id)
+            run_id, status, payload = rows[0][0], None, None
+        else:
+            run_id, status, payload = await self._call(topic, args, id, ttl, results.client_id)
+        try:
+            if status is not None:
+                return unwrap(key, status, payload)
+            return await self.client._result(key, run_id, limit, registered=True)
+        except WorkflowFailed as error:
+            cause = error.cause
+            raise CallFailed(f"call of {topic!r} failed: {cause}", cause=cause) from cause
+        except TimeoutError as error:
+            if error.kind != "result":
+                raise
+            raise TimeoutError(f"call of {topic!r} has not ended within {limit:g} s; it goes on", kind="result") from None
+
+    async def _call(self, topic: str, args: Sequence[Any], id: str, ttl: Duration | None, client: int) -> Any:
+        request = _request(topic, args, workflow_id(topic, id), None)
+        keep = None if ttl is None else interval(parse_duration(ttl))
+        params = (self.namespace, topic, id, payloads.encode(list(request.args)).decode(), request.request_id, keep, client)
+        rows = await self.client._rows(engine.CALL, (*params, False), again=(*params, True))
+        return rows[0]
+
+    async def start(self, topic: str, args: Sequence[Any] = ()) -> Handle:
+        """Calls without waiting; ``await handle.result()`` is the value, for an hour after it ended."""
+        return (await self.start_many(topic, [args]))[0]
+
+    async def start_many(self, topic: str, calls: Iterable[Sequence[Any]]) -> list[Handle]:
+        """Many calls of a topic, a list of arguments each, a thousand in a transaction. Without waiting."""
+        requests = [_request(topic, args, workflow_id(topic, guid()), None) for args in calls]
+        return list(await self.client.workflow.start_many(requests))
+
+    async def flush(self, topic: str, id: str) -> bool:
+        """Forgets the cached value: the next caller runs the function again. Who waits for a call that is
+        running still gets its value, which is not kept then. True if there was either."""
+        payloads.check_name(topic, "topic")
+        payloads.check_name(id, "id")
+        return bool(await self.client._value(engine.FLUSH_CALL, (self.namespace, topic, id)))
+
+    async def interrupt(self, topic: str, id: str, reason: str = "interrupted") -> bool:
+        """Ends the running call of that id at once; its callers get ``WorkflowInterrupted``. True if there
+        was one."""
+        payloads.check_name(topic, "topic")
+        payloads.check_name(id, "id")
+        try:
+            await self.client.get_handle(workflow_id(topic, id)).interrupt(reason)
+        except WorkflowNotFound:
+            return False
+        return True
+
+
+def _request(topic: str, args: Sequence[Any], key: str, ttl: Duration | None) -> StartRequest:
+    payloads.check_name(topic, "topic")
+    if ttl is not None:
+        raise PayloadError("ttl", "needs an id: it is what the value is kept under", "pass id= as well")
+    if not isinstance(args, Sequence) or isinstance(args, str | bytes):
+        raise PayloadError("args", f"must be a list of the arguments, not {args!r:.100}")
+    return StartRequest(topic, args, queue_of(topic), key, retention=RETENTION, raw_id=guid_bytes())

@@ -1,0 +1,52 @@
+"""The connection that turns go over: made when it is needed, its statements planned before the first turn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from psycopg import AsyncConnection
+
+from . import direct, engine
+from .connection import connect
+from .engine import Capacity, TaskEnd
+from .held import Held
+from .runs import Parcel
+
+Rows = list[tuple[Any, ...]]
+
+
+class Line:
+    """One connection at a time; statements on it wait for each other."""
+
+    def __init__(self, dsn: str, held: Held) -> None:
+        self._dsn = dsn
+        self._held = held
+        self._conn: AsyncConnection[Any] | None = None
+        self._warm: AsyncConnection[Any] | None = None  # the connection that has planned its statements
+
+    async def fetch(self, query: str, params: Sequence[Any]) -> Rows:
+        if self._conn is None or self._conn.closed:
+            self._conn = await connect(self._dsn)
+        return await direct.fetch(self._conn, query, params)
+
+    async def turn(self, capacity: Capacity, closed: Sequence[int], parcels: Sequence[Parcel], ends: Sequence[TaskEnd]) -> Rows:
+        if self._conn is None or self._conn.closed:
+            self._conn = await connect(self._dsn)
+        if self._warm is not self._conn:
+            self._warm = self._conn  # tried once: it may meet what routing fails on, as the turn will
+            await self.fetch(engine.WARM_UP, (self._held.worker_id,))
+        return await self.fetch(*engine.turn_call(self._held.worker_id, capacity, closed, parcels, ends))
+
+    async def apart(self, query: str, params: Sequence[Any]) -> Rows:
+        """A statement that may take long, on a connection of its own."""
+        conn = await connect(self._dsn)
+        try:
+            return await direct.fetch(conn, query, params)
+        finally:
+            await conn.close()
+
+    async def close(self) -> None:
+        if self._conn is not None:
+            await self._conn.close()
+            self._conn = None
