@@ -232,7 +232,8 @@ begin
       v_shift := hotmesh_engine.zone_shift(p_zone, v_at - interval '1 day', v_at);
       if not c.elapsed and v_shift > p_after then return v_shift; end if;
       v_after := v_shift;
-      v_from := (v_shift at time zone p_zone) - case when c.elapsed then interval '1 microsecond' else interval '0' end;
+      v_from := case when c.elapsed then (v_shift at time zone p_zone) - interval '1 microsecond'
+                     else greatest(v_local, v_shift at time zone p_zone) end;
       continue;
     end if;
     v_shift := (v_local - hotmesh_engine.zone_offset(v_at - interval '1 day', p_zone)) at time zone 'UTC';
@@ -242,7 +243,7 @@ begin
     if v_at > p_after then return v_at; end if;
     -- p_after lies in the second pass of an hour that comes twice: all of it has run
     v_shift := hotmesh_engine.zone_shift(p_zone, p_after - interval '1 day', p_after);
-    v_from := (v_shift - interval '1 microsecond') at time zone p_zone;
+    v_from := greatest(v_local, (v_shift - interval '1 microsecond') at time zone p_zone);
   end loop;
 end $$;
 

@@ -8,6 +8,9 @@ import sys
 import time
 from pathlib import Path
 
+import psycopg
+import pytest
+
 from tests.schedules.conftest import Schedules
 
 CHECKOUT = Path(__file__).parents[2]
@@ -86,3 +89,26 @@ def test_a_year_of_nights(db: Schedules) -> None:
     hours = {workflow_id[-9:] for workflow_id, _ in runs}
     assert hours == {"02:00:00Z", "01:00:00Z"}, "in winter and in summer"
     assert {status for _, status in runs} == {"completed"}
+
+
+def test_what_somebodys_open_transaction_holds_off(db: Schedules) -> None:
+    """A trigger holds off nothing; a pause holds off firings of that one schedule, until it is known whether it is paused."""
+    db.at("2040-01-01 00:00:00Z")
+    for name in ("triggered", "paused", "other"):
+        db.cron(name, "* * * * *", '{"overlap": "allow_all"}')
+    db.rows("set lock_timeout = '2s'")
+    with psycopg.connect(db.dsn) as one, psycopg.connect(db.dsn) as two:
+        one.execute("select hotmesh.trigger_schedule('triggered')")
+        two.execute("select hotmesh.pause_schedule('paused')")
+        db.at("2040-01-01 00:01:01Z")
+        assert db.fire() == 2
+        assert [len(db.slots(name)) for name in ("triggered", "paused", "other")] == [1, 0, 1]
+        with pytest.raises(psycopg.errors.LockNotAvailable):
+            db.rows("select hotmesh.delete_schedule('triggered')")
+        one.commit()
+        two.rollback()
+    assert db.fire() == 1
+    assert db.rows("select origin, count(*) from hotmesh.firings where schedule_id = 'triggered' group by 1 order by 1") == [
+        ("schedule", 1), ("trigger", 1)
+    ]  # fmt: skip
+    assert db.value("select hotmesh.delete_schedule('triggered')") is True

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import psycopg
 import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 
+from pyhotmesh.cron import check_interval, is_cron
 from tests.schedules.conftest import Schedules
 
 
@@ -194,8 +197,27 @@ def test_what_is_refused_leaves_nothing_behind(db: Schedules) -> None:
      ("1 year", 31536000), ("1 day 2 hours 3 minutes 4 seconds", 93784)],
 )  # fmt: skip
 def test_durations_mean_the_same_as_in_python(db: Schedules, text: str, seconds: float) -> None:
-    from pyhotmesh.cron import check_interval
-
     assert check_interval(text) == seconds
     db.cron("s", text)
     assert db.about()["interval"] == f"{seconds} seconds"
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.lists(st.text(alphabet="0159*/,-?#@dLhoursminay. ", max_size=20), min_size=20, max_size=20))
+@example(
+    [
+        "60 * * * *",
+        "1 dya",
+        "-5 min",
+        "1 day 2 hours 3 min",
+        "0 0 1 1 5",
+        "1 2 3",
+        "1 and 2 min",
+        "1h30m",
+        "@daily",
+        "mon tue wed",
+    ]
+)
+def test_what_is_meant_as_an_expression_is_the_same_as_in_python(db: Schedules, texts: list[str]) -> None:
+    found = db.rows("select t, hotmesh_engine.is_cron(t) from unnest(%s::text[]) t", texts)
+    assert found == [(text, is_cron(text)) for text in texts]
