@@ -69,13 +69,14 @@ CREATE_SCHEDULE = "select hotmesh_engine.create_schedule(%s, %s, %s::json, %s)"
 UPDATE_SCHEDULE = "select hotmesh_engine.update_schedule(%s, %s, %s::json)"
 PAUSE_SCHEDULE = "select hotmesh.pause_schedule(%s, %s, %s)"
 RESUME_SCHEDULE = "select hotmesh.resume_schedule(%s, %s)"
-TRIGGER_SCHEDULE = "select workflow_id, run_id from hotmesh_engine.trigger_schedule(%s, %s, %s)"
+TRIGGER_SCHEDULE = "select workflow_id, run_id from hotmesh_engine.trigger_schedule(%s, %s, false, %s)"
 BACKFILL_SCHEDULE = "select hotmesh.backfill_schedule(%s, %s, %s, %s)"
 DELETE_SCHEDULE = "select hotmesh.delete_schedule(%s, %s)"
 NEXT_RUNS = "select hotmesh.next_runs(%s, %s, %s)"
 CALL = "select run_id, status, payload from hotmesh_engine.call(%s, %s, %s, %s, %s, %s::text::interval, %s, %s)"
 FLUSH_CALL = "select hotmesh_engine.flush_call(%s, %s, %s)"
 NOW = "select hotmesh_engine.epoch(hotmesh.now())"
+TIME = "select hotmesh.now()"
 
 
 def new_id() -> int:

@@ -43,6 +43,8 @@ DOMAINS: Final = (
     "tend.sql",
     "aside.sql",
     "cron.sql",
+    "cron_read.sql",
+    "schedule_spec.sql",
     "schedules.sql",
     "firing.sql",
     "signals.sql",

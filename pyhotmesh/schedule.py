@@ -60,6 +60,12 @@ def _overlap(name: str, value: Any) -> str:
     return str(value)
 
 
+def _kind(name: str, value: Any) -> str:
+    if value not in ("workflow", "call"):
+        raise PayloadError(name, f"unknown: {value!r:.100}", "workflow, or call: of a topic")
+    return str(value)
+
+
 def _catchup(name: str, value: Any) -> float | str:
     return value if value in ("none", "last") else cron.seconds(name, value, endless=True)
 
@@ -78,6 +84,7 @@ def _note(name: str, value: Any) -> str:
 _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "workflow": lambda name, value: payloads.check_name(workflow.name_of(value), "workflow type"),
     "task_queue": lambda name, value: payloads.check_name(value, name),
+    "kind": _kind,
     "args": _args,
     "interval": lambda name, value: cron.check_interval(value),
     "time_zone": lambda name, value: cron.check_time_zone(value),
@@ -116,7 +123,8 @@ class ScheduleClient:
         *,
         interval: Any,
         args: Sequence[Any] = (),
-        task_queue: str = "default",
+        task_queue: str | None = None,
+        kind: str = "workflow",
         time_zone: str = "UTC",
         delay: Any = None,
         max_cycles: int | None = None,
@@ -137,6 +145,8 @@ class ScheduleClient:
         Args:
             interval: a cron expression (5 fields, or 6 with seconds first; ``@daily``), or a duration: the first
                 slot is then one interval from now, the others follow without drift.
+            task_queue: ``default`` without it; of calls that of their topic.
+            kind: ``workflow``, or ``call``: then ``workflow`` is a topic that ``MeshCall`` serves.
             time_zone: of a cron expression. A local time that a shift of the clock leaves out runs at the shift,
                 one that comes twice runs the first time; an expression with an open hour (``*/15 * * * *``) goes
                 by elapsed time.
@@ -159,8 +169,8 @@ class ScheduleClient:
             InvalidDuration: a duration is none.
         """
         given = {
-            "workflow": workflow, "interval": interval, "args": args, "task_queue": task_queue, "time_zone": time_zone,
-            "delay": delay, "max_cycles": max_cycles, "overlap": overlap, "catchup": catchup, "jitter": jitter,
+            "workflow": workflow, "interval": interval, "args": args, "task_queue": task_queue, "kind": kind,
+            "time_zone": time_zone, "delay": delay, "max_cycles": max_cycles, "overlap": overlap, "catchup": catchup, "jitter": jitter,
             "pause_after_failures": pause_after_failures, "priority": priority, "execution_timeout": execution_timeout,
             "retention": retention, "memo": memo, "paused": paused, "note": note,
         }  # fmt: skip
@@ -222,8 +232,9 @@ class ScheduleHandle:
         return bool(await self._client._value(engine.RESUME_SCHEDULE, (self.schedule_id, self._client.namespace)))
 
     async def trigger(self) -> Handle:
-        """Starts a run now, beside whatever runs; also while it is paused. ``OutcomeUnknown`` if the reply is lost."""
-        rows = await self._client._rows(engine.TRIGGER_SCHEDULE, (*self._name, False), safe=False)
+        """Starts a run now, beside whatever runs; also while it is paused."""
+        slot = await self._client._value(engine.TIME, ())  # first: a call that is repeated with it starts no second run
+        rows = await self._client._rows(engine.TRIGGER_SCHEDULE, (*self._name, slot))
         return Handle(self._client, rows[0][0], rows[0][1])
 
     async def backfill(self, start: datetime, end: datetime) -> int:

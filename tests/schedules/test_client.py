@@ -17,6 +17,7 @@ from pyhotmesh import (
     HotMeshError,
     InvalidDuration,
     InvalidSchedule,
+    MeshCall,
     PayloadError,
     ScheduleNotFound,
     SyncClient,
@@ -128,6 +129,16 @@ async def test_buffered_runs_go_on_by_themselves(dsn: str, db: Schedules) -> Non
             await until(lambda: len(db.slots()) == 6, "one after another")
 
 
+async def test_calls_of_a_topic(dsn: str, db: Schedules) -> None:
+    ticks: list[int] = []
+    async with Client(dsn) as client, MeshCall(dsn) as mesh:
+        await mesh.connect("tick", ticks.append)
+        assert await client.schedule.create("s", "tick", interval="1 hour", kind="call", args=[7])
+        assert db.value("""select hotmesh.cron('t', 'tick', '1 hour', '{"kind": "call", "args": [8]}')""")
+        db.skip("1 hour")
+        await until(lambda: sorted(ticks) == [7, 8], "they are called")
+
+
 async def test_workers_come_and_go(dsn: str, db: Schedules) -> None:
     async with Client(dsn) as client:
         await client.schedule.create("s", nothing, interval="1 hour", catchup="last")
@@ -193,6 +204,7 @@ REFUSED: list[tuple[type[HotMeshError], dict[str, Any]]] = [
     (PayloadError, {"note": "\0"}),
     (PayloadError, {"paused": 1}),
     (PayloadError, {"task_queue": ""}),
+    (PayloadError, {"kind": "topic"}),
     (PayloadError, {"workflow": "x" * 1001}),
     (PayloadError, {"schedule_id": ""}),
     (PayloadError, {"schedule_id": "x" * 901}),

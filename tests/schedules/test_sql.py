@@ -164,6 +164,7 @@ REFUSED = [
     ("HM003", """hotmesh.cron('t', 'w', '1 day', '{"args": {}}')"""),
     ("HM003", """hotmesh.cron('t', 'w', '1 day', '{"args": ["\\u0000"]}')"""),
     ("HM003", """hotmesh.cron('t', 'w', '1 day', '{"colour": 1}')"""),
+    ("HM003", """hotmesh.cron('t', 'w', '1 day', '{"kind": "topic"}')"""),
     ("HM003", """hotmesh.cron('t', 'w', '1 day', '{"interval": "1 hour"}')"""),
     ("HM003", """hotmesh.cron('t', 'w', '1 day', '{"paused": "perhaps"}')"""),
     ("HM003", """hotmesh.cron('t', 'w', '1 day', '{"task_queue": ""}')"""),
@@ -221,3 +222,12 @@ def test_durations_mean_the_same_as_in_python(db: Schedules, text: str, seconds:
 def test_what_is_meant_as_an_expression_is_the_same_as_in_python(db: Schedules, texts: list[str]) -> None:
     found = db.rows("select t, hotmesh_engine.is_cron(t) from unnest(%s::text[]) t", texts)
     assert found == [(text, is_cron(text)) for text in texts]
+
+
+def test_a_trigger_that_is_repeated_answers_with_the_same_run(db: Schedules) -> None:
+    db.cron("s", "1 day")
+    slot = db.value("select hotmesh.now()")
+    call = "select workflow_id, run_id from hotmesh_engine.trigger_schedule('default', 's', false, %s)"
+    first = db.rows(call, slot)
+    assert db.rows(call, slot) == first
+    assert db.rows("select workflow_id, run_id from hotmesh.workflows") == first
