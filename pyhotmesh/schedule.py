@@ -170,9 +170,9 @@ class ScheduleClient:
         """
         given = {
             "workflow": workflow, "interval": interval, "args": args, "task_queue": task_queue, "kind": kind,
-            "time_zone": time_zone, "delay": delay, "max_cycles": max_cycles, "overlap": overlap, "catchup": catchup, "jitter": jitter,
-            "pause_after_failures": pause_after_failures, "priority": priority, "execution_timeout": execution_timeout,
-            "retention": retention, "memo": memo, "paused": paused, "note": note,
+            "time_zone": time_zone, "delay": delay, "max_cycles": max_cycles, "overlap": overlap, "catchup": catchup,
+            "jitter": jitter, "pause_after_failures": pause_after_failures, "priority": priority,
+            "execution_timeout": execution_timeout, "retention": retention, "memo": memo, "paused": paused, "note": note,
         }  # fmt: skip
         params = creation(self._client.namespace, schedule_id, given)
         if conn is not None:

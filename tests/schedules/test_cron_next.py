@@ -13,7 +13,7 @@ from croniter import CroniterBadDateError, croniter
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from tests.schedules.expressions import MONTHS, expressions
+from tests.schedules.expressions import expressions
 
 # HOTMESH_CRON_EXAMPLES=5000 for a long evening; each example is 20 expressions at 3 instants.
 EXAMPLES = int(os.environ.get("HOTMESH_CRON_EXAMPLES", "15"))
