@@ -19,6 +19,7 @@ TITLES = {
     "W7": "W7: 2,000 workflows that sleep for 1 s; how late each wakes",
     "start_many": "Bulk start (start_many), no worker at work",
     "full_load": "W1 at full load: starts and work at the same time",
+    "cron": "Schedules: `hotmesh.cron_next`, and how late they fire",
 }
 COLUMNS = {
     "workflows_per_s": "workflows/s",
@@ -37,6 +38,7 @@ COLUMNS = {
     "wal_bytes_per_workflow": "WAL bytes/wf",
     "statements_per_workflow": "statements/wf",
     "worker_cpu_ms_per_workflow": "worker CPU ms/wf",
+    "us_per_call": "µs/call",
 }
 RAW = {
     "commit_p50_ms": "one commit from psycopg, p50 ms",

@@ -18,7 +18,7 @@ from typing import Any
 
 import click
 
-from bench import curve, raw, report
+from bench import cron, curve, raw, report
 from bench.engine import Engine
 from bench.harness import Bench, MeasurementFailed
 from bench.hotmesh_ import HotMesh
@@ -39,13 +39,14 @@ COUNTS = {
     "full_load": 20_000,
     "curve": 2000,
 }
+PARTS = (*COUNTS, "cron", "raw")
 # Only pyhotmesh has a bulk start, and only its cost over many runs is asked for.
 OWN = ("start_many", "full_load")
 
 
 @click.command()
 @click.option("--scale", default=1.0, show_default=True, help="Fraction of the full counts.")
-@click.option("--only", default="", help=f"Some of {', '.join((*COUNTS, 'raw'))}, separated by commas.")
+@click.option("--only", default="", help=f"Some of {', '.join(PARTS)}, separated by commas.")
 @click.option("--systems", default=",".join(SYSTEMS), show_default=True, help="Which to measure.")
 @click.option("--repeats", default=3, show_default=True, help="How often; medians are reported.")
 @click.option(
@@ -56,7 +57,7 @@ OWN = ("start_many", "full_load")
 )
 def main(scale: float, only: str, systems: str, repeats: int, out: Path) -> None:
     """Measure, and write a table as Markdown and JSON."""
-    wanted = _names(only, (*COUNTS, "raw"), "--only")
+    wanted = _names(only, PARTS, "--only")
     chosen = _names(systems, SYSTEMS, "--systems")
     out.mkdir(parents=True, exist_ok=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the server and all parts end with us
@@ -97,6 +98,9 @@ def _measure(
         if with_raw and "raw" in wanted:
             values = raw.measure(bench.server, raw.SECONDS * min(1.0, scale))
             found.append(_record("raw", "raw", "", repeat, values))
+        if "cron" in wanted and "pyhotmesh" in (engine.name for engine in engines):
+            for variant, values in cron.measure(bench.server, scale):
+                found.append(_record("cron", "pyhotmesh", variant, repeat, values))
         for workload in (name for name in COUNTS if name in wanted and name != "curve"):
             turn = repeat % len(engines) if engines else 0
             for engine in engines[turn:] + engines[:turn]:

@@ -11,10 +11,12 @@ from .errors import (
     CallFailed,
     HotMeshError,
     InvalidDuration,
+    InvalidSchedule,
     NonDeterminismError,
     NotConnected,
     OutcomeUnknown,
     PayloadError,
+    ScheduleNotFound,
     SchemaVersionError,
     TimeoutError,
     WorkflowAlreadyStarted,
@@ -26,8 +28,9 @@ from .errors import (
 from .handle import Handle
 from .ids import guid
 from .retry import RetryPolicy
+from .schedule import ScheduleHandle
 from .starts import StartRequest
-from .sync import SyncClient, SyncHandle
+from .sync import SyncClient, SyncHandle, SyncScheduleHandle
 from .worker import Worker
 
 __all__ = [
@@ -38,16 +41,20 @@ __all__ = [
     "Handle",
     "HotMeshError",
     "InvalidDuration",
+    "InvalidSchedule",
     "MeshCall",
     "NonDeterminismError",
     "NotConnected",
     "OutcomeUnknown",
     "PayloadError",
     "RetryPolicy",
+    "ScheduleHandle",
+    "ScheduleNotFound",
     "SchemaVersionError",
     "StartRequest",
     "SyncClient",
     "SyncHandle",
+    "SyncScheduleHandle",
     "TimeoutError",
     "Worker",
     "WorkflowAlreadyStarted",

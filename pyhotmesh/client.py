@@ -15,6 +15,7 @@ from .connection import configure, conninfo, is_connection_trouble, translate
 from .errors import HotMeshError, NotConnected, OutcomeUnknown
 from .handle import Handle
 from .results import Results, unwrap
+from .schedule import ScheduleClient
 from .starts import StartRequest
 from .wire import Int8s
 
@@ -60,6 +61,7 @@ class Client:
         self._results: Results | None = None
         self._closed = False
         self.workflow = WorkflowClient(self)
+        self.schedule = ScheduleClient(self)
 
     async def signal(self, signal_id: str, payload: Any = None, *, idempotency_key: str | None = None, conn: Any = None) -> None:
         """Sends a signal to whoever waits for this id, now or later: kept in order for 7 days.

@@ -144,9 +144,22 @@ class InvalidDuration(HotMeshError, ValueError):
 
 
 class InvalidSchedule(HotMeshError, ValueError):
-    """Not a schedule."""
+    """Not a schedule: no cron expression, one that never comes, an unknown time zone, an interval of nothing.
+
+    ``detail`` shows the expression with marks under what is wrong; ``str()`` has all of it.
+    """
 
     code = "HM027"
+
+    def __str__(self) -> str:
+        marked = f"\n{self.detail.strip(chr(10))}" if self.detail else ""
+        return f"{self.message}{marked}\n{self.hint}" if marked and self.hint else super().__str__() + marked
+
+
+class ScheduleNotFound(HotMeshError):
+    """There is no schedule of that id."""
+
+    code = "HM029"
 
 
 class OutcomeUnknown(HotMeshError):
@@ -192,6 +205,7 @@ _BY_STATE: dict[str, type[HotMeshError]] = {
     cls.code: cls
     for cls in (
         WorkflowAlreadyStarted, WorkflowNotFound, WorkerLost, NotInTransaction, SchemaVersionError, RunBusy, WorkflowFailed,
+        InvalidDuration, InvalidSchedule, ScheduleNotFound,
     )
 }  # fmt: skip
 

@@ -4,7 +4,7 @@ A thread, so that user code that blocks the event loop does not lose the lease. 
 loop has not turned for ``stall_limit`` seconds holds its runs for nothing: then the heartbeats stop,
 and the stack that blocks is logged.
 
-Duties (sweep, deadlines, retention) are short transactions that any worker may do at any time.
+Duties (sweep, deadlines, schedules, retention) are short transactions that any worker may do at any time.
 """
 
 from __future__ import annotations
@@ -26,9 +26,13 @@ from .wire import Int4s, Int8s, Jsons
 
 log = logging.getLogger("pyhotmesh.worker")
 
+Duty = Callable[[psycopg.Connection[Any]], float | None]
+
 SWEEP_EVERY = 5.0
 DEADLINES_EVERY = 0.5
 PRUNE_EVERY = 60.0
+SCHEDULES_EVERY = 1.0  # at the latest: the engine says when the next one is due
+SCHEDULES_PAUSE = 0.05  # between two looks at the bidding of others
 
 
 class Beat(NamedTuple):
@@ -72,6 +76,8 @@ class Heartbeat(threading.Thread):
         self._stalled = False
         self._said: set[str] = set()
         self._soon = float("inf")  # monotonic: an activity's sign of life is to be sent by then
+        self._look = False  # a schedule may have become due
+        self._looked = 0.0  # monotonic
 
     def stop(self) -> None:
         self._stopped.set()
@@ -83,12 +89,22 @@ class Heartbeat(threading.Thread):
             self._soon = at
             self._woken.set()
 
+    def look_at_schedules(self) -> None:
+        """Something has changed that may have made a schedule due earlier. From any thread."""
+        self._look = True
+        self._woken.set()
+
     def run(self) -> None:
         conn: psycopg.Connection[Any] | None = None
-        due = {self._beat: 0.0, self._deadlines: 0.0, self._sweep: time.monotonic() + SWEEP_EVERY * random.random(),
-               self._prune: time.monotonic() + PRUNE_EVERY * random.random()}  # fmt: skip
-        every = {self._beat: self._lease / 4, self._deadlines: DEADLINES_EVERY, self._sweep: SWEEP_EVERY,
-                 self._prune: PRUNE_EVERY}  # fmt: skip
+        due: dict[Duty, float] = {
+            self._beat: 0.0, self._schedules: 0.0, self._deadlines: 0.0,
+            self._sweep: time.monotonic() + SWEEP_EVERY * random.random(),
+            self._prune: time.monotonic() + PRUNE_EVERY * random.random(),
+        }  # fmt: skip
+        every: dict[Duty, float] = {
+            self._beat: self._lease / 4, self._schedules: SCHEDULES_EVERY, self._deadlines: DEADLINES_EVERY,
+            self._sweep: SWEEP_EVERY, self._prune: PRUNE_EVERY,
+        }  # fmt: skip
         delay = 0.1
         while not self._stopped.is_set():
             try:
@@ -96,10 +112,13 @@ class Heartbeat(threading.Thread):
                     conn = connect_sync(self._dsn)
                 self._woken.clear()
                 due[self._beat] = min(due[self._beat], self._soon)
+                if self._look:
+                    self._look = False
+                    due[self._schedules] = min(due[self._schedules], self._looked + SCHEDULES_PAUSE)
                 for duty, at in list(due.items()):
                     if at <= time.monotonic() and not self._stopped.is_set():
-                        self._do(duty, conn)
-                        due[duty] = time.monotonic() + every[duty]
+                        wait = self._do(duty, conn)
+                        due[duty] = time.monotonic() + (every[duty] if wait is None else min(wait, every[duty]))
                 delay = 0.1
             except (psycopg.Error, OSError) as error:
                 log.debug("heartbeat: %s", error)
@@ -109,20 +128,23 @@ class Heartbeat(threading.Thread):
                 self._stopped.wait(delay * random.uniform(0.5, 1.0))
                 delay = min(delay * 2, 2.0)
                 continue
-            self._woken.wait(max(0.01, min(*due.values(), self._soon) - time.monotonic()))
+            if not self._look:
+                self._woken.wait(max(0.01, min(*due.values(), self._soon) - time.monotonic()))
         if conn is not None:
             conn.close()
 
-    def _do(self, duty: Callable[[psycopg.Connection[Any]], None], conn: psycopg.Connection[Any]) -> None:
-        """One duty. What it fails on is said once, and keeps none of the others waiting."""
+    def _do(self, duty: Duty, conn: psycopg.Connection[Any]) -> float | None:
+        """One duty; seconds until it is wanted again, if it knows. What it fails on is said once, and keeps none
+        of the others waiting."""
         try:
-            duty(conn)
+            return duty(conn)
         except psycopg.Error as error:
             if is_connection_trouble(error) or duty == self._beat:
                 raise
             if str(error) not in self._said:
                 self._said.add(str(error))
                 log.warning("%s failed: %s", duty.__name__.strip("_"), error)
+            return None
 
     def _beat(self, conn: psycopg.Connection[Any]) -> None:
         silent = time.monotonic() - self._turned_at()
@@ -168,6 +190,12 @@ class Heartbeat(threading.Thread):
             row = conn.execute(engine.DEADLINES).fetchone()
             if row is None or row[0] < 500:
                 return
+
+    def _schedules(self, conn: psycopg.Connection[Any]) -> float:
+        row = conn.execute(engine.FIRE_SCHEDULES).fetchone()
+        assert row is not None
+        self._looked = time.monotonic()
+        return float(row[1])
 
     def _prune(self, conn: psycopg.Connection[Any]) -> None:
         for _ in range(100):

@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Coroutine, Iterable, Sequence
+from datetime import datetime
 from typing import Any, Self, TypeVar
 
-from . import engine, joined, payloads, starts
+from . import engine, joined, payloads, schedule, starts
 from .client import Client
 from .handle import Handle
+from .schedule import ScheduleHandle
 from .starts import StartRequest
 
 T = TypeVar("T")
@@ -28,6 +30,7 @@ class SyncClient:
         self._thread = threading.Thread(target=self._loop.run_forever, name="hotmesh-client", daemon=True)
         self._thread.start()
         self.workflow = SyncWorkflowClient(self)
+        self.schedule = SyncScheduleClient(self)
 
     @property
     def namespace(self) -> str:
@@ -136,3 +139,74 @@ class SyncHandle:
     def interrupt(self, reason: str = "interrupted") -> None:
         """As ``Handle.interrupt``."""
         self._sync._wait(self._handle.interrupt(reason))
+
+
+class SyncScheduleClient:
+    """``client.schedule`` of a ``SyncClient``."""
+
+    def __init__(self, client: SyncClient) -> None:
+        self._sync = client
+
+    def create(self, schedule_id: str, workflow: Any, *, interval: Any, conn: Any = None, **options: Any) -> bool:
+        """As ``ScheduleClient.create``."""
+        if conn is None:
+            work = self._sync._client.schedule.create(schedule_id, workflow, interval=interval, **options)
+            return self._sync._wait(work)
+        given = {"workflow": workflow, "interval": interval, **options}
+        params = schedule.creation(self._sync.namespace, schedule_id, given)
+        return bool(joined.run(conn, engine.CREATE_SCHEDULE, params)[0][0])
+
+    __call__ = create
+
+    def get(self, schedule_id: str) -> SyncScheduleHandle:
+        """As ``ScheduleClient.get``."""
+        return SyncScheduleHandle(self._sync, self._sync._client.schedule.get(schedule_id))
+
+    def list(self, *, limit: int = 1000) -> Any:
+        """As ``ScheduleClient.list``."""
+        return self._sync._wait(self._sync._client.schedule.list(limit=limit))
+
+
+class SyncScheduleHandle:
+    """A blocking ``ScheduleHandle``."""
+
+    def __init__(self, client: SyncClient, handle: ScheduleHandle) -> None:
+        self._sync = client
+        self._handle = handle
+        self.schedule_id = handle.schedule_id
+
+    def describe(self) -> dict[str, Any]:
+        """As ``ScheduleHandle.describe``."""
+        return self._sync._wait(self._handle.describe())
+
+    def pause(self, note: str | None = None) -> bool:
+        """As ``ScheduleHandle.pause``."""
+        return self._sync._wait(self._handle.pause(note))
+
+    def resume(self) -> bool:
+        """As ``ScheduleHandle.resume``."""
+        return self._sync._wait(self._handle.resume())
+
+    def trigger(self) -> SyncHandle:
+        """As ``ScheduleHandle.trigger``."""
+        return SyncHandle(self._sync, self._sync._wait(self._handle.trigger()))
+
+    def backfill(self, start: datetime, end: datetime) -> int:
+        """As ``ScheduleHandle.backfill``."""
+        return self._sync._wait(self._handle.backfill(start, end))
+
+    def update(self, **changes: Any) -> None:
+        """As ``ScheduleHandle.update``."""
+        self._sync._wait(self._handle.update(**changes))
+
+    def delete(self) -> bool:
+        """As ``ScheduleHandle.delete``."""
+        return self._sync._wait(self._handle.delete())
+
+    def next_runs(self, n: int = 5) -> list[datetime]:
+        """As ``ScheduleHandle.next_runs``."""
+        return self._sync._wait(self._handle.next_runs(n))
+
+    def history(self, limit: int = 100) -> list[dict[str, Any]]:
+        """As ``ScheduleHandle.history``."""
+        return self._sync._wait(self._handle.history(limit))

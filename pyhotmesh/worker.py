@@ -96,6 +96,7 @@ class Worker:
         self._gc_threshold = gc_threshold
         self._turns: TurnLoop | None = None
         self._listener: Listener | None = None
+        self._heartbeat: Heartbeat | None = None
         self._task: asyncio.Task[None] | None = None
         self._stopping = False
         self._paused = False
@@ -239,14 +240,14 @@ class Worker:
                 await self._listener.start("hotmesh_all", f"hotmesh_{worker_id}")
         except (psycopg.Error, OSError) as error:
             log.warning("notifications are not available (%s); polling", error)
-        self._heartbeat = Heartbeat(
+        self._heartbeat = heartbeat = Heartbeat(
             self._dsn, worker_id, lease=self._lease, stall_limit=self._stall_limit,
             turned_at=lambda: turns.turned_at, beats=turns.work.take_beats, on_lost=turns.work.beats_lost,
             on_dead=lambda: _threadsafe(loop, turns.held.wake),
             on_gone=lambda run, command: _threadsafe(loop, turns.work.task_gone, run, command),
         )  # fmt: skip
-        turns.work.on_beat = self._heartbeat.send_by
-        self._heartbeat.start()
+        turns.work.on_beat = heartbeat.send_by
+        heartbeat.start()
         ticker = asyncio.create_task(_tick(turns))
         turns.held.claiming = not (self._paused or self._stopping)
         turns.held.stopping = self._stopping
@@ -260,7 +261,7 @@ class Worker:
             raise
         finally:
             ticker.cancel()
-            self._heartbeat.stop()
+            heartbeat.stop()
             self._turns = None
             await turns.close()
             if clean:
@@ -275,11 +276,14 @@ class Worker:
                 await conn.close()
 
     async def _renamed(self, old: int, new: int) -> None:
-        self._heartbeat.worker_id = new
+        if self._heartbeat is not None:
+            self._heartbeat.worker_id = new
         if self._listener is not None:
             await self._listener.replace(f"hotmesh_{new}")
 
     def _heard(self, channel: str, payload: str) -> None:
+        if self._heartbeat is not None and channel == "hotmesh_all":  # a schedule was made or changed; the clock was moved
+            self._heartbeat.look_at_schedules()
         if self._turns is None:
             return
         if " " in payload:

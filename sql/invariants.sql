@@ -122,6 +122,34 @@ language sql volatile set search_path = pg_catalog, pg_temp as $$
      and not exists (select from hotmesh_engine.activity_task t where t.run_id = w.run_id and t.command = w.command)
      and not exists (select from hotmesh_engine.inbox i where i.run_id = w.run_id and i.command = w.command)
      and not exists (select from hotmesh_engine.undelivered u where u.run_id = w.run_id and u.command = w.command)
+
+  -- schedules: they go forward, and each slot is one run's
+  union all
+  select 'a schedule does not go forward', null, format('%s: %s after %s', k.schedule_id, k.next_slot, k.last_slot)
+    from hotmesh_engine.schedule k where k.next_slot <= k.last_slot
+  union all
+  select 'a schedule sleeps for ever', null, k.schedule_id
+    from hotmesh_engine.schedule k where not k.paused and k.next_slot is not null and k.due_at = 'infinity'
+  union all
+  select 'a schedule has run too often', null, format('%s: %s of %s', k.schedule_id, k.cycles, k.max_cycles)
+    from hotmesh_engine.schedule k where k.cycles > k.max_cycles
+  union all
+  select 'a firing belongs to no schedule', s.run_id, s.slot::text
+    from hotmesh_engine.schedule_slot s
+   where not exists (select from hotmesh_engine.schedule k where k.schedule_key = s.schedule_key)
+  union all
+  select 'a firing started nothing', null, format('%s at %s', k.schedule_id, s.slot)
+    from hotmesh_engine.schedule_slot s join hotmesh_engine.schedule k on k.schedule_key = s.schedule_key
+   where s.decision = 's' and s.run_id is null
+  union all
+  select 'a run was started by two slots', s.run_id, count(*)::text
+    from hotmesh_engine.schedule_slot s where s.run_id is not null group by s.run_id having count(*) > 1
+  union all
+  select 'a firing names the run of another one', s.run_id, r.workflow_id
+    from hotmesh_engine.schedule_slot s
+    join hotmesh_engine.schedule k on k.schedule_key = s.schedule_key
+    join hotmesh_engine.run r on r.run_id = s.run_id
+   where r.workflow_id <> hotmesh_engine.slot_workflow_id(k.schedule_id, s.slot) or r.namespace_id <> k.namespace_id
 $$;
 comment on function hotmesh.check_invariants() is
   'What is wrong with the stored state, a row for each thing; no row = healthy. Reads whole tables.';

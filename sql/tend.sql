@@ -197,6 +197,7 @@ begin
   delete from hotmesh_engine.request where (namespace_id, request_id) in (
     select namespace_id, request_id from hotmesh_engine.request
      where expires_at <= v_now limit max_runs for update skip locked);
+  perform hotmesh_engine.prune_slots(v_now, max_runs);
   delete from hotmesh_engine.waiter where since < clock_timestamp() - interval '1 day';
   delete from hotmesh_engine.worker w
    where dead and beat_at < clock_timestamp() - interval '1 day'
@@ -204,4 +205,4 @@ begin
      and not exists (select from hotmesh_engine.activity_task t where t.holder = w.worker_id);
   return coalesce(cardinality(v_runs), 0);
 end $$;
-comment on function hotmesh.prune(int) is 'Removes runs, signals and requests whose retention has passed; returns how many runs. Workers call it by themselves.';
+comment on function hotmesh.prune(int) is 'Removes runs, signals, requests and firings whose retention has passed; returns how many runs. Workers call it by themselves.';

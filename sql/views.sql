@@ -100,3 +100,43 @@ select w.worker_id, w.name, w.version,
   from hotmesh_engine.worker w
   left join hotmesh_engine.sleeper s on s.worker_id = w.worker_id;
 comment on view hotmesh.workers is 'Worker incarnations of the last day.';
+
+create or replace view hotmesh.schedules as
+select n.name as namespace, k.schedule_id,
+       case when k.paused then 'paused' when k.trouble_code is not null then 'troubled'
+            when k.next_slot is null then 'over' else 'active' end as status,
+       coalesce(k.cron, trim_scale(extract(epoch from k.every)) || ' seconds') as "interval", k.time_zone,
+       k.workflow_type, q.name as task_queue, k.input,
+       case when not k.paused then k.next_slot end as next_slot, case when k.due_at < 'infinity' then k.due_at end as due_at,
+       k.last_slot, k.cycles, k.max_cycles, k.overlap,
+       case when k.catchup is null then 'last' when k.catchup = '0' then 'none'
+            else trim_scale(extract(epoch from k.catchup)) || ' seconds' end as catchup,
+       k.jitter, k.execution_timeout, k.retention, k.priority, k.memo,
+       hotmesh_engine.failures_in_a_row(k.schedule_key, k.counted_from) as failures, k.pause_after as pause_after_failures,
+       (select count(*) from hotmesh_engine.schedule_slot s join hotmesh_engine.live l on l.run_id = s.run_id
+         where s.schedule_key = k.schedule_key and s.decision = 's' and s.status is null) as open_runs,
+       (select count(*) from hotmesh_engine.schedule_slot s
+         where s.schedule_key = k.schedule_key and s.decision = 'b') as buffered,
+       k.note, k.trouble_code, k.trouble, k.trouble_since, k.trouble_times, k.created_at, k.updated_at
+  from hotmesh_engine.schedule k
+  join hotmesh_engine.namespace n on n.namespace_id = k.namespace_id
+  join hotmesh_engine.queue q on q.queue_id = k.queue_id;
+comment on view hotmesh.schedules is
+  'What runs again and again: when next, how it went; trouble: why it cannot fire (tried again at due_at); failures: runs in a row that failed.';
+
+create or replace view hotmesh.firings as
+select n.name as namespace, k.schedule_id, s.slot,
+       case s.origin when 't' then 'trigger' when 'b' then 'backfill' else 'schedule' end as origin,
+       case s.decision when 's' then 'started' when 'b' then 'buffered' when 'k' then 'skipped' when 'm' then 'missed'
+            else 'refused' end as decision,
+       case when s.decision = 's' then
+         case when coalesce(s.status, o.status) is null then 'open'
+              else coalesce(hotmesh_engine.status_name(coalesce(s.status, o.status)), 'unknown') end end as outcome,
+       case when s.decision = 's' then hotmesh_engine.slot_workflow_id(k.schedule_id, s.slot) end as workflow_id, s.run_id,
+       s.decided_at, coalesce(s.closed_at, o.closed_at) as closed_at, s.missed_until
+  from hotmesh_engine.schedule_slot s
+  join hotmesh_engine.schedule k on k.schedule_key = s.schedule_key
+  join hotmesh_engine.namespace n on n.namespace_id = k.namespace_id
+  left join hotmesh_engine.outcome o on o.run_id = s.run_id and s.status is null;
+comment on view hotmesh.firings is
+  'What became of each slot of each schedule: decision, and of the run that it started the outcome; a missed one stands for all until missed_until.';

@@ -15,6 +15,7 @@ from rich.text import Text
 STATUS_STYLES = {
     "completed": "green", "failed": "red", "timed_out": "red", "interrupted": "yellow", "cancelled": "yellow",
     "troubled": "bold red", "quarantined": "bold red", "running": "cyan", "ready": "cyan", "waiting": "blue",
+    "active": "green", "paused": "yellow", "over": "blue",
 }  # fmt: skip
 
 

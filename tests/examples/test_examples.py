@@ -77,3 +77,29 @@ async def test_weekly_as_the_weeks_pass(dsn: str, monkeypatch: pytest.MonkeyPatc
         with pytest.raises(WorkflowInterrupted, match="enough"):
             await handle.result(timeout=10)
     assert capsys.readouterr().out == "the weekly report\n" * 3
+
+
+def test_nightly_as_a_program(dsn: str) -> None:
+    first = run(dsn, "nightly.py").splitlines()
+    assert first[0] == "created"
+    assert len(first) == 3 and all(line.startswith("runs at 20") for line in first[1:])
+    assert run(dsn, "nightly.py").splitlines()[0] == "there already"
+    assert run(dsn, "nightly.py", "run") == "the nightly report\n"
+    assert run(dsn, "nightly.py", "delete") == "deleted\n"
+
+
+async def test_nightly_once_a_night_on_three_servers(
+    dsn: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nightly = load("nightly", monkeypatch)
+    monkeypatch.setenv("HOTMESH_DATABASE_URL", dsn)
+    async with Client(dsn) as client, await psycopg.AsyncConnection.connect(dsn, autocommit=True) as conn:
+        await asyncio.gather(*[nightly.serve() for _ in range(3)])
+        said = capsys.readouterr().out.splitlines()
+        assert sorted(line for line in said if "runs at" not in line) == ["created", "there already", "there already"]
+        async with nightly.worker(client), nightly.worker(client), nightly.worker(client):
+            for night in range(1, 4):
+                await conn.execute("select hotmesh_engine.skip(due_at - hotmesh.now()) from hotmesh.schedules")
+                while await client.workflow.count(status="completed") < night:
+                    await asyncio.sleep(0.01)
+    assert capsys.readouterr().out == "the nightly report\n" * 3

@@ -52,6 +52,17 @@ def test_up_down_up_is_the_identity(empty_dsn: str) -> None:
     assert catalog(empty_dsn) == after
 
 
+def test_each_revision_can_be_taken_back(empty_dsn: str) -> None:
+    revisions = sorted(path.name for path in migrate.FROZEN.glob("*/"))
+    catalogs = {}
+    for revision in revisions:
+        migrate.upgrade(empty_dsn, revision)
+        catalogs[revision] = catalog(empty_dsn)
+    for revision in reversed(revisions):
+        migrate.downgrade(empty_dsn, revision)
+        assert catalog(empty_dsn) == catalogs[revision]
+
+
 def test_a_second_upgrade_changes_nothing(dsn: str) -> None:
     before = catalog(dsn)
     migrate.upgrade(dsn)

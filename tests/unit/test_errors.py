@@ -18,7 +18,8 @@ CODES = {
     "HM004": "WorkerLost", "HM005": "NotInTransaction", "HM006": "SchemaVersionError", "HM007": "RunBusy",
     "HM020": "WorkflowFailed", "HM021": "WorkflowInterrupted", "HM022": "WorkflowCancelled", "HM023": "ActivityError",
     "HM024": "TimeoutError", "HM025": "NonDeterminismError", "HM026": "InvalidDuration", "HM027": "InvalidSchedule",
-    "HM030": "OutcomeUnknown", "HM031": "NotConnected", "HM032": "ApplicationError",
+    "HM029": "ScheduleNotFound", "HM030": "OutcomeUnknown", "HM031": "NotConnected", "HM032": "ApplicationError",
+    "HM033": "CallFailed",
 }  # fmt: skip
 
 

@@ -1,0 +1,206 @@
+"""`hotmesh cron`: create schedules, look at them, stop and start them.
+
+Exit codes: 0 done, 1 an error, 2 no connection (or a bad argument: the expression, a duration, the time zone), 3 no such
+schedule, 6 there is one of that id already.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import click
+import psycopg
+
+from ..client import Client
+from ..connection import conninfo
+from ..errors import InvalidDuration, InvalidSchedule, ScheduleNotFound
+from ..schedule import OVERLAPS
+from . import output
+from .db import _failures as failures
+from .db import dsn_option
+from .workflow import NOT_FOUND, TAKEN, _Json, json_option
+
+T = TypeVar("T")
+
+namespace_option = click.option("--namespace", default="default", show_default=True, help="The namespace of the schedule.")
+
+
+def _call(dsn: str | None, namespace: str, work: Callable[[Client], Awaitable[T]]) -> T:
+    """Does the work with a client; tells errors in a line, and which by the exit code."""
+
+    async def main(found: str) -> T:
+        async with Client(found, namespace=namespace) as client:
+            return await work(client)
+
+    with failures():
+        try:
+            found = conninfo(dsn)
+            psycopg.connect(found).close()  # a client would wait for a database that is away
+            return asyncio.run(main(found))
+        except (ScheduleNotFound, InvalidSchedule, InvalidDuration) as error:
+            click.echo(f"Error: {error}", err=True)
+            sys.exit(NOT_FOUND if isinstance(error, ScheduleNotFound) else 2)
+    raise AssertionError  # the context manager has left the program
+
+
+@click.group(epilog=__doc__.partition("\n\n")[2] if __doc__ else None)
+def cron() -> None:
+    """Workflows that start again and again."""
+
+
+@cron.command()
+@click.argument("schedule_id", metavar="ID")
+@click.argument("workflow_type", metavar="TYPE")
+@click.argument("interval")
+@dsn_option
+@namespace_option
+@click.option("--arg", "args", multiple=True, type=_Json(), help="An argument, as JSON; repeat it for several.")
+@click.option("--queue", "-q", default="default", show_default=True, help="The task queue.")
+@click.option("--time-zone", default="UTC", show_default=True, help="Of a cron expression: Europe/Berlin.")
+@click.option("--delay", metavar="DURATION", help="Nothing runs before it has passed.")
+@click.option("--max-cycles", type=click.IntRange(1), help="So many runs, then it is over.")
+@click.option("--overlap", type=click.Choice(OVERLAPS), default="skip", show_default=True, help="While a run is open.")
+@click.option("--catchup", metavar="none|last|DURATION", default="1 minute", show_default=True, help="Slots nobody fired.")
+@click.option("--jitter", metavar="DURATION", help="Each slot is later by a part of it.")
+@click.option("--pause-after-failures", type=click.IntRange(1), help="So many failures in a row pause it.")
+@click.option("--paused", is_flag=True, help="It begins with `resume`.")
+@json_option
+def create(
+    schedule_id: str, workflow_type: str, interval: str, dsn: str | None, namespace: str, args: tuple[Any, ...], queue: str,
+    json_: bool, **options: Any,
+) -> None:  # fmt: skip
+    """Create schedule ID, which starts workflows of TYPE; INTERVAL is a cron expression or a duration.
+
+    \b
+    hotmesh cron create nightly report '0 3 * * *' --time-zone Europe/Berlin
+    hotmesh cron create often report '15 minutes' --arg '"brief"'
+    """
+
+    async def work(client: Client) -> tuple[bool, list[Any]]:
+        made = await client.schedule.create(schedule_id, workflow_type, interval=interval, args=args, task_queue=queue, **options)
+        return made, await client.schedule.get(schedule_id).next_runs(1)
+
+    made, following = _call(dsn, namespace, work)
+    if json_:
+        output.print_json({"schedule_id": schedule_id, "created": made, "next_slot": following[0] if following else None})
+    elif made:
+        click.echo(f"{schedule_id}: first at {output.short(following[0])}")
+    else:
+        click.echo(f"{schedule_id} is there already and stays as it is", err=True)
+    sys.exit(0 if made else TAKEN)
+
+
+@cron.command("list")
+@dsn_option
+@namespace_option
+@json_option
+def list_(dsn: str | None, namespace: str, json_: bool) -> None:
+    """List the schedules."""
+
+    async def work(client: Client) -> list[dict[str, Any]]:
+        return await client.schedule.list()
+
+    rows = _call(dsn, namespace, work)
+    if json_:
+        output.print_json(rows)
+        return
+    columns = ("schedule_id", "status", "interval", "time_zone", "workflow_type", "next_slot", "last_slot", "cycles", "failures")
+    output.console().print(output.table(rows, columns) if rows else "none")
+
+
+@cron.command()
+@click.argument("schedule_id", metavar="ID")
+@dsn_option
+@namespace_option
+@click.option("--next", "n", type=click.IntRange(0, 1000), default=5, show_default=True, help="How many of its next slots.")
+@click.option("--history", "limit", type=click.IntRange(0, 10_000), default=20, show_default=True, help="How many of its last.")
+@json_option
+def show(schedule_id: str, dsn: str | None, namespace: str, n: int, limit: int, json_: bool) -> None:
+    """Show a schedule: its state, its next runs, what became of the last."""
+
+    async def work(client: Client) -> dict[str, Any]:
+        schedule = client.schedule.get(schedule_id)
+        about = await schedule.describe()
+        # a zone that has vanished leaves a schedule without next runs, and is told in its trouble
+        following = await schedule.next_runs(n) if about["trouble"] is None else []
+        return {"schedule": about, "next_runs": following, "history": await schedule.history(limit)}
+
+    shown = _call(dsn, namespace, work)
+    if json_:
+        output.print_json(shown)
+        return
+    console = output.console()
+    about = shown["schedule"]
+    console.print(output.status(about["status"]), f" {about['schedule_id']}", style="bold")
+    for name, value in about.items():
+        if value is not None and name not in ("schedule_id", "status", "namespace"):
+            console.print(f"  {name.replace('_', ' '):<20} {output.short(value, 100)}", markup=False)
+    if shown["next_runs"]:
+        console.print(f"  {'next runs':<20} {', '.join(output.short(at) for at in shown['next_runs'])}", markup=False)
+    console.print()
+    columns = ("slot", "origin", "decision", "outcome", "workflow_id", "closed_at", "missed_until")
+    console.print(output.table(shown["history"], columns, title="history"))
+
+
+@cron.command()
+@click.argument("schedule_id", metavar="ID")
+@dsn_option
+@namespace_option
+@click.option("--note", help="Why; shown until it is resumed.")
+def pause(schedule_id: str, dsn: str | None, namespace: str, note: str | None) -> None:
+    """Stop a schedule until it is resumed."""
+
+    async def work(client: Client) -> bool:
+        return await client.schedule.get(schedule_id).pause(note)
+
+    click.echo("paused" if _call(dsn, namespace, work) else "it is paused already")
+
+
+@cron.command()
+@click.argument("schedule_id", metavar="ID")
+@dsn_option
+@namespace_option
+def resume(schedule_id: str, dsn: str | None, namespace: str) -> None:
+    """Let a paused or troubled schedule go on with its next slot."""
+
+    async def work(client: Client) -> bool:
+        return await client.schedule.get(schedule_id).resume()
+
+    click.echo("resumed" if _call(dsn, namespace, work) else "it is not paused")
+
+
+@cron.command()
+@click.argument("schedule_id", metavar="ID")
+@dsn_option
+@namespace_option
+@json_option
+def trigger(schedule_id: str, dsn: str | None, namespace: str, json_: bool) -> None:
+    """Start a run now, beside whatever runs, and print its workflow id."""
+
+    async def work(client: Client) -> str:
+        return (await client.schedule.get(schedule_id).trigger()).workflow_id
+
+    workflow_id = _call(dsn, namespace, work)
+    if json_:
+        output.print_json({"workflow_id": workflow_id})
+    else:
+        click.echo(workflow_id)
+
+
+@cron.command()
+@click.argument("schedule_id", metavar="ID")
+@dsn_option
+@namespace_option
+def delete(schedule_id: str, dsn: str | None, namespace: str) -> None:
+    """Delete a schedule and its history; runs that it started go on."""
+
+    async def work(client: Client) -> bool:
+        return await client.schedule.get(schedule_id).delete()
+
+    if not _call(dsn, namespace, work):
+        click.echo(f"Error: no schedule {schedule_id!r}", err=True)
+        sys.exit(NOT_FOUND)
+    click.echo("deleted")

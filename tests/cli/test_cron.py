@@ -1,0 +1,88 @@
+"""`hotmesh cron`: what people read, what programs read, and exit codes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import psycopg
+import pytest
+from click.testing import CliRunner
+
+from pyhotmesh.cli import main
+from tests.cli.command import HotMesh, eventually, read_until
+
+Command = Callable[..., str]
+
+
+@pytest.fixture
+def run(dsn: str) -> Command:
+    """The command, in this process: what it prints, if it ends with this exit code."""
+    return lambda *arguments, code=0, database=dsn: ended(arguments, code, database)
+
+
+def ended(arguments: tuple[str, ...], code: int, database: str) -> str:
+    done = CliRunner(env={"HOTMESH_DATABASE_URL": database}).invoke(main, ["cron", *arguments])
+    assert done.exit_code == code, (done.output, done.exception)
+    return done.output
+
+
+def test_from_creation_to_deletion(run: Command) -> None:
+    assert run("list") == "none\n"
+    assert run("create", "nightly", "hello", "0 3 * * *", "--arg", '"World"').startswith("nightly: first at 20")
+    assert "is there already" in run("create", "nightly", "hello", "1 day", code=6)
+    made = json.loads(run("create", "often", "hello", "15 minutes", "--json", "--max-cycles", "3", "--paused"))
+    assert (made["schedule_id"], made["created"]) == ("often", True)
+    listed = {row["schedule_id"]: row for row in json.loads(run("list", "--json"))}
+    assert {name: (row["status"], row["interval"]) for name, row in listed.items()} == {
+        "nightly": ("active", "0 3 * * *"), "often": ("paused", "900 seconds")
+    }  # fmt: skip
+    assert run("pause", "nightly", "--note", "a holiday") == "paused\n"
+    shown = run("show", "nightly")
+    assert "paused  nightly" in shown and "a holiday" in shown
+    assert run("resume", "nightly") == "resumed\n"
+    assert run("resume", "nightly") == "it is not paused\n"
+    assert len(json.loads(run("show", "nightly", "--json", "--next", "3"))["next_runs"]) == 3
+    assert run("delete", "nightly") == "deleted\n"
+    assert "no schedule 'nightly'" in run("delete", "nightly", code=3)
+
+
+def test_trigger_and_history(hotmesh: HotMesh, run: Command, dsn: str) -> None:
+    read_until(hotmesh.start("worker", "app:worker"), "serves default")
+    run("create", "s", "hello", "0 3 * * *", "--arg", '"World"')
+    workflow_id = run("trigger", "s").strip()
+    assert workflow_id.startswith("s:20")
+    assert hotmesh("workflow", "result", workflow_id) == '"Hello, World!"\n'
+    (firing,) = json.loads(run("show", "s", "--json"))["history"]
+    expected = {"workflow_id": workflow_id, "origin": "trigger", "decision": "started", "outcome": "completed"}
+    assert {name: firing[name] for name in expected} == expected
+    assert "completed" in run("show", "s")
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        conn.execute("select hotmesh_engine.skip(next_slot - hotmesh.now()) from hotmesh.schedules")
+        eventually(lambda: conn.execute("select cycles from hotmesh.schedules").fetchone() == (1,))
+
+
+def test_what_is_refused(run: Command) -> None:
+    said = run("create", "s", "hello", "60 * * * *", code=2)
+    assert "minute (field 1, position 1): 60 is out of range" in said
+    assert "\n60 * * * *\n^^\n" in said
+    assert "did you mean 1 day?" in run("create", "s", "hello", "1 dya", code=2)
+    assert "did you mean Europe/Berlin?" in run("create", "s", "hello", "@daily", "--time-zone", "Europe/Berln", code=2)
+    assert "is not JSON" in run("create", "s", "hello", "@daily", "--arg", "World", code=2)
+    assert run("list") == "none\n"
+    for command in ("show", "pause", "resume", "trigger"):
+        assert "no schedule 'nobody'" in run(command, "nobody", code=3)
+
+
+def test_a_troubled_one_is_shown_with_its_trouble(run: Command, dsn: str) -> None:
+    run("create", "s", "hello", "* * * * *")
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        conn.execute("update hotmesh_engine.schedule set time_zone = 'Nowhere/Gone'")
+        conn.execute("select hotmesh_engine.skip('2 minutes')")
+        conn.execute("select hotmesh_engine.fire_schedules()")
+    shown = run("show", "s")
+    assert "troubled  s" in shown and "Nowhere/Gone" in shown
+
+
+def test_no_connection(run: Command) -> None:
+    assert "Cannot connect" in run("list", code=2, database="postgresql://nobody@/nowhere?host=/nonexistent")
