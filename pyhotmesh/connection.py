@@ -137,12 +137,15 @@ class Listener:
         self._dsn = dsn
         self._heard = heard
         self._channels: set[str] = set()
+        self._presence: int | None = None
         self._conn: AsyncConnection[Any] | None = None
         self._task: asyncio.Task[None] | None = None
         self.alive = False
 
-    async def start(self, *channels: str) -> None:
+    async def start(self, *channels: str, presence: int | None = None) -> None:
+        """``presence``: an advisory lock that is held while this connection lives (see give.sql)."""
         self._channels.update(channels)
+        self._presence = presence
         try:
             await self._connect()
         finally:
@@ -152,9 +155,10 @@ class Listener:
     def started(self) -> bool:
         return self._task is not None
 
-    async def replace(self, channel: str) -> None:
+    async def replace(self, channel: str, presence: int) -> None:
         """Listens to this channel instead of the one given before (and still to hotmesh_all)."""
         self._channels = {"hotmesh_all", channel}
+        self._presence = presence
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -167,6 +171,8 @@ class Listener:
         conn = await AsyncConnection.connect(self._dsn, autocommit=True)
         for channel in sorted(self._channels):
             await conn.execute(f'listen "{channel}"')
+        if self._presence is not None:
+            await conn.execute("select pg_advisory_lock(%s)", (self._presence,))
         self._conn = conn
         self.alive = True
 

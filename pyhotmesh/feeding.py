@@ -15,6 +15,7 @@ import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
+import orjson
 import psycopg
 
 from . import engine
@@ -34,6 +35,7 @@ from .replay import (
     Row,
 )
 from .runs import KEEP, Parcel, Run
+from .wire import Int8s
 from .work import Work, worker_lost
 
 log = logging.getLogger("pyhotmesh.worker")
@@ -135,14 +137,9 @@ class Feeder:
         for run_id in gone:
             if run_id in held.runs:
                 held.drop(held.runs[run_id])
-        for run in leased.values():
-            run_id = run.run_id
-            held.add(run)
-            if run.queue.startswith(PREFIX):
-                self._guard(run, self._calls.begin, run, inputs[run_id][0])
-                continue
+        for run_id, run in leased.items():
             elsewhere = open_tasks.get(run_id, set()) | answered.get(run_id, set())
-            self._guard(run, self._begin, run, *inputs[run_id], journals.get(run_id, []), elsewhere)
+            self._lease(run, *inputs[run_id], journals.get(run_id, []), elsewhere)
         for _, run_id, inbox_id, _, kind, command, _, _, _, _, payload, _, _ in messages:
             receiver = held.runs.get(run_id)
             if receiver is not None:
@@ -175,6 +172,14 @@ class Feeder:
                 held.drop(held.runs[run_id])
 
     # ------------------------------------------------------------------------------ beginning --
+
+    def _lease(self, run: Run, input: bytes, created: int, journal: Journal, elsewhere: set[int]) -> None:
+        """A run that is ours from now on."""
+        self._held.add(run)
+        if run.queue.startswith(PREFIX):
+            self._guard(run, self._calls.begin, run, input)
+        else:
+            self._guard(run, self._begin, run, input, created, journal, elsewhere)
 
     def _begin(self, run: Run, input: bytes, created: int, journal: Journal, elsewhere: set[int]) -> None:
         """A leased run's coroutine: fresh, or replayed from its journal. ``elsewhere``: commands that have a
@@ -291,6 +296,31 @@ class Feeder:
     def _result(self, run: Run, kind: int, command: int, payload: bytes) -> None:
         """What a local activity has returned."""
         self._guard(run, self._deliver, run, kind, command, payload)
+
+    def given(self, what: str) -> None:
+        """A run that was leased to this worker with its start, and came with the notification."""
+        run_id, queue_id, created, type_name, key, input = orjson.loads(what)
+
+        def begin() -> None:
+            if run_id not in self._held.runs:
+                run = Run(run_id, 0, 0, 0, queue_id, self._held.queues.get(queue_id, ""), key, type_name)
+                self._lease(run, input.encode(), micros(created), [], set())
+                self._held.event.set()
+
+        self._held.loop.call_soon(begin)  # notifications may come within a task
+
+    async def ask_for_given(self) -> None:
+        """Fetches runs that were given to this worker and whose notification was lost."""
+        held = self._held
+        known = Int8s(run_id for run_id, run in held.runs.items() if run.fence == 0)
+        try:
+            rows = await self._fetch(engine.GIVEN, (held.worker_id, known))
+        except (psycopg.Error, OSError):
+            return  # the turn loop notices as well
+        new = [row for row in rows if row[0] == engine.MESSAGE or row[1] not in held.runs]
+        if new:
+            await self.callback(self.answer, new, [])
+            held.event.set()
 
     def pushed(self, run_id: int, inbox_id: int, command: int, payload: str) -> None:
         """A signal that came with its notification, for a run that this worker held when it was sent."""

@@ -33,6 +33,7 @@ DOMAINS: Final = (
     "time.sql",
     "names.sql",
     "wake.sql",
+    "give.sql",
     "start.sql",
     "close.sql",
     "route.sql",

@@ -44,6 +44,7 @@ from .work import Work
 log = logging.getLogger("pyhotmesh.worker")
 
 CLAIM = 250  # runs per turn: the next batch is fetched while this one begins
+FEW = 8  # runs with something to say at one time, beyond which a worker is busy
 POLL = 1.0
 POLL_DEAF = 0.1  # without a listener
 LOOKS = (0.005, 0.02, 0.08, 0.32)  # after falling asleep: covers the gap between a sender's look and its commit
@@ -80,6 +81,9 @@ class TurnLoop:
         self._is_listening = is_listening
         self._closed: list[int] = []  # of the turn before: who waits for them is looked up once more
         self._asleep = False
+        self._told: tuple[bool, bool] | None = None  # what the engine knows of this: asleep, and takes new work
+        self._look = False  # the flag went up with a turn that did not look for work
+        self._asked_at = time.monotonic()  # for runs that were given and are not known here
         self._quiet = False
         self._more = False  # the engine has more work ready
         self._stayed = 0
@@ -95,13 +99,24 @@ class TurnLoop:
         """More queues, that the engine knows already."""
         self.held.queues.update(queues)
         self._serves_calls = any(name.startswith(PREFIX) for name in self.held.queues.values())
+        self._told = None
+        self.held.wake()
+
+    def take(self, new: bool) -> None:
+        """Whether to take new work; the engine is told with the next turn."""
+        self.held.claiming = new
+        self._told = None
         self.held.wake()
 
     def stop(self) -> None:
-        """Claims nothing more; ends when what it holds has ended or is parked."""
-        self.held.claiming = False
+        """Takes nothing new; ends when what it holds has ended or is parked."""
         self.held.stopping = True
-        self.held.wake()
+        self.take(False)
+
+    def given(self, what: str) -> None:
+        """A run that came with its notification: the engine has taken down the flag that says 'asleep'."""
+        self._told = None
+        self.feeder.given(what)
 
     def abandon(self) -> None:
         """Ends at once; what it holds is handed back as it is."""
@@ -114,10 +129,18 @@ class TurnLoop:
         looks = 0
         while not self._recovery.given_up:
             self.turned_at = time.monotonic()
-            if self._closed and not (held.dirty or held.ends or held.heard or self._more):
-                # The second look for waiting clients; those that were told already need the processor first.
-                await self._wait(0.001)
-            if held.dirty or held.ends or held.heard or self._more or self._closed:
+            pending = held.dirty or held.ends or held.heard or self._more
+            if not pending and (self._closed or self._look):
+                # The second look, for waiting clients and for work that came while the flag was down. Those that
+                # were told already need the processor first; and what comes now goes first, this with its end.
+                if await self._wait(0.001):
+                    continue
+                held.heard = held.heard or self._look
+                pending = True
+            if self.turned_at - self._asked_at > 1.0:
+                self._asked_at = self.turned_at
+                self.feeder.aside(self.feeder.ask_for_given())
+            if pending:
                 held.event.clear()
                 found = await self._turn()
                 if found or held.dirty:
@@ -129,9 +152,9 @@ class TurnLoop:
                 continue
             if held.stopping and not self.work.is_busy and not self.work.has_results:
                 return
-            if not self._asleep:
+            if not self._asleep or self._told is None:
                 # Let what runs for a moment end first: an extra turn would only say 'asleep'.
-                if not await self._wait(0.002) and not self._asleep:
+                if not await self._wait(0.002):
                     held.event.clear()
                     await self._turn(asleep=True)
                     looks = 0
@@ -183,7 +206,7 @@ class TurnLoop:
                     self._asleep = turn[3]
                     self._head(rows)
                     if (held.dirty or self._more) and not self._recovery.given_up:
-                        following = self._prepare(asleep=False, busy=True)
+                        following = self._prepare(asleep=False, busy=self._coming > 0 or self._more or len(held.dirty) > FEW)
                         sending = held.loop.create_task(self._send(*following))
                     self._coming = 0
                     found |= bool(await callback(self.feeder.answer, rows, turn[0]))
@@ -214,7 +237,8 @@ class TurnLoop:
         free = CLAIM if held.claiming else 0
         if free and len(held.runs) + coming > self._max_runs - CLAIM:
             free = self._max_runs - coming - sum(1 for r in held.runs.values() if r.runnable)
-        queues = list(held.queues)
+        takes = held.claiming and not self._recovery.is_careful
+        queues = list(held.queues) if takes else [0]  # 0: of no queue
         if self._serves_calls and self.work.executor.is_slow:
             # More calls than there are places for would only wait here, and others may have time for them.
             free = min(free, self.work.executor.free)
@@ -222,14 +246,17 @@ class TurnLoop:
         # Whoever makes work for a worker that is asleep tells it so: a turn that only reports need not look.
         quiet = self._quiet and self._is_listening()
         careful = self._recovery.is_careful or quiet
+        news = (asleep, takes) != self._told
+        self._told = asleep, takes
+        self._look = quiet and (news or self._look)
         return Capacity(
-            [] if quiet and asleep == self._asleep and not self._recovery.is_careful else queues,
+            [] if quiet and asleep == self._asleep and takes else queues,
             0 if careful else max(0, min(CLAIM, free)),
             0 if careful or not held.claiming else max(0, self.work.executor.free - coming),
             max(0, held.suspects_allowed - len(held.suspects_held) - coming),
             self._due_floor(),
             None if careful else self._after,
-            None if asleep == self._asleep else asleep,
+            asleep if news else None,
         )
 
     def _due_floor(self) -> datetime | None:
@@ -261,8 +288,9 @@ class TurnLoop:
                 if is_connection_trouble(error):
                     log.warning("the database does not answer (%s); trying again", first_line(error))
                     await self._recovery.adopt(parcels, ends)
-                    self._asleep = False
+                    self._asleep, self._told = False, None
                     return None
+                self._told = None
                 if state is not None and state[:2] in FAULTS:
                     await self._recovery.find_fault(parcels, ends, self._capacity(False), error)
                     return None

@@ -172,14 +172,13 @@ class Worker:
         connects and registers, and waits."""
         self._paused = True
         if self._turns is not None:
-            self._turns.held.claiming = False
+            self._turns.take(False)
 
     def resume(self) -> None:
         """Takes work again."""
         self._paused = False
         if self._turns is not None and not self._stopping:
-            self._turns.held.claiming = True
-            self._turns.held.wake()
+            self._turns.take(True)
 
     async def __aenter__(self) -> Self:
         self._task = asyncio.create_task(self.run(), name="hotmesh-worker")
@@ -238,9 +237,9 @@ class Worker:
         self._turns = turns
         try:
             if self._listener.started:
-                await self._listener.replace(f"hotmesh_{worker_id}")
+                await self._listener.replace(f"hotmesh_{worker_id}", worker_id)
             else:
-                await self._listener.start("hotmesh_all", f"hotmesh_{worker_id}")
+                await self._listener.start("hotmesh_all", f"hotmesh_{worker_id}", presence=worker_id)
         except (psycopg.Error, OSError) as error:
             log.warning("notifications are not available (%s); polling", error)
         self._heartbeat = heartbeat = Heartbeat(
@@ -282,14 +281,16 @@ class Worker:
         if self._heartbeat is not None:
             self._heartbeat.worker_id = new
         if self._listener is not None:
-            await self._listener.replace(f"hotmesh_{new}")
+            await self._listener.replace(f"hotmesh_{new}", new)
 
     def _heard(self, channel: str, payload: str) -> None:
         if self._heartbeat is not None and channel == "hotmesh_all":  # a schedule was made or changed; the clock was moved
             self._heartbeat.look_at_schedules()
         if self._turns is None:
             return
-        if " " in payload:
+        if payload.startswith("["):
+            self._turns.given(payload)
+        elif " " in payload:
             run_id, inbox_id, command, message = payload.split(" ", 3)
             self._turns.feeder.pushed(int(run_id), int(inbox_id), int(command), message)
         else:

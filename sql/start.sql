@@ -57,6 +57,7 @@ declare
   v_ns        int := hotmesh_engine.namespace_id(p_namespace);
   v_queues    int[];
   v_run       bigint;
+  v_worker    bigint;
   v_runs      bigint[];
   v_won       bigint[];
   v_final     bigint[];
@@ -100,6 +101,8 @@ begin
   if v_n = 1 and p_reuse = 'allow_duplicate' and not (p_caller or p_retry) then
     -- A single start, nearly always of a new id: the same inserts without what sets of them need, which
     -- takes half of the time. If the id is taken nothing has happened, and the general way judges.
+    -- If a worker of the queue is asleep the run is given to it: leased with the start, and what it has
+    -- to know goes with the notification (give.sql).
     v_run := nextval('hotmesh_engine.id');
     insert into hotmesh_engine.open_id (namespace_id, workflow_id, run_id) values (v_ns, p_id[1], v_run)
       on conflict do nothing;
@@ -108,14 +111,19 @@ begin
       insert into hotmesh_engine.run
         (run_id, namespace_id, queue_id, workflow_id, workflow_type, input, created_at, retention, request_id, memo)
       values (v_run, v_ns, v_queues[1], p_id[1], p_type[1], p_input[1], v_now, p_retention[1], p_request[1], p_memo[1]);
-      insert into hotmesh_engine.live (run_id, queue_id, priority, due_at, deadline)
+      if coalesce(p_delay[1], 0) = 0 then
+        v_worker := hotmesh_engine.give(v_run, v_queues[1], v_now, p_type[1], p_id[1], p_input[1]);
+      end if;
+      insert into hotmesh_engine.live (run_id, queue_id, priority, due_at, deadline, holder)
       values (v_run, v_queues[1], coalesce(p_priority[1], 3::smallint),
               v_now + coalesce(p_delay[1], 0) * interval '1 second',
-              v_now + (coalesce(p_delay[1], 0) + p_timeout[1]) * interval '1 second');
+              v_now + (coalesce(p_delay[1], 0) + p_timeout[1]) * interval '1 second', v_worker);
       if p_client is not null then
         insert into hotmesh_engine.waiter (run_id, client) values (v_run, p_client);
       end if;
-      perform hotmesh_engine.wake_queues(v_queues, 1);
+      if v_worker is null then
+        perform hotmesh_engine.wake_queues(v_queues, 1);
+      end if;
       return query select v_run, true;
       return;
     end if;

@@ -309,7 +309,8 @@ begin
 
   if p_asleep is not null then
     insert into hotmesh_engine.sleeper (worker_id, queues, asleep) values (p_worker, p_queues, p_asleep)
-    on conflict (worker_id) do update set asleep = excluded.asleep, queues = excluded.queues;
+    on conflict (worker_id) do update set asleep = excluded.asleep,
+      queues = case when cardinality(excluded.queues) > 0 then excluded.queues else sleeper.queues end;
   end if;
 end $$;
 

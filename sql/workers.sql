@@ -27,14 +27,12 @@ language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 declare
   v_ns     int := hotmesh_engine.namespace_id(p_namespace);
   v_queues int[];
-  v_all    int[];
 begin
   select array_agg(hotmesh_engine.queue_id(v_ns, q) order by o) into v_queues
     from unnest(p_queues) with ordinality u(q, o);
   update hotmesh_engine.worker w
      set queues = (select array_agg(distinct q) from unnest(w.queues || v_queues) q)
-   where worker_id = p_worker returning queues into v_all;
-  update hotmesh_engine.sleeper set queues = v_all where worker_id = p_worker;
+   where worker_id = p_worker;
   return v_queues;
 end $$;
 
@@ -79,6 +77,7 @@ begin
   set local synchronous_commit = on;
   update hotmesh_engine.worker set dead = true where worker_id = p_worker and not dead;
   if not found then return; end if;
+  delete from hotmesh_engine.sleeper where worker_id = p_worker;   -- first: see give.sql
   with l as (
     update hotmesh_engine.live set holder = null where holder = p_worker returning run_id, queue_id
   ), i as (
@@ -89,7 +88,6 @@ begin
      where holder = p_worker returning queue_id)
   select array_agg(queue_id) into v_queues from (select queue_id from l union all select queue_id from t) q;
   delete from hotmesh_engine.inbox where holder = p_worker and kind = 100;
-  delete from hotmesh_engine.sleeper where worker_id = p_worker;
   if v_queues is not null then
     perform hotmesh_engine.wake_queues(v_queues, cardinality(v_queues));
   end if;
@@ -117,6 +115,7 @@ begin
   end if;
   if not v_old.dead then
     update hotmesh_engine.worker set dead = true where worker_id = p_old;
+    delete from hotmesh_engine.sleeper where worker_id = p_old;      -- first: see give.sql
     insert into hotmesh_engine.worker (worker_id, name, queues, started_at, beat_at, contact_at, lease, version)
     values (p_new, p_name, v_old.queues, clock_timestamp(), clock_timestamp(), v_old.contact_at, v_old.lease, v_old.version);
     update hotmesh_engine.live set holder = p_new where holder = p_old and run_id = any (p_runs);
@@ -131,7 +130,6 @@ begin
     update hotmesh_engine.inbox i set holder = null, handed = false from l where i.run_id = l.run_id;
     update hotmesh_engine.activity_task set holder = null, heartbeat_by = null, attempt = attempt - 1
      where holder = p_old;
-    delete from hotmesh_engine.sleeper where worker_id = p_old;
   end if;
   return query
     select l.run_id, null::int, coalesce((select j.seq from hotmesh_engine.journal j

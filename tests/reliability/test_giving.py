@@ -1,0 +1,112 @@
+"""A single start gives its run to a worker that is asleep: to one that is there, one run a sleep, and never for good."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pyhotmesh import Client, Worker
+from tests.reliability.flows import call
+from tests.reliability.kit import Database, serve, spawn, until
+
+
+def asleep(db: Database, count: int = 1) -> bool:
+    return bool(db.value("select count(*) from hotmesh_engine.sleeper where asleep") == count)
+
+
+def fence(db: Database, workflow_id: str) -> Any:
+    query = "select fence from hotmesh_engine.live join hotmesh_engine.run using (run_id) where workflow_id = %s"
+    return db.value(query, workflow_id)
+
+
+async def test_a_run_is_given_and_runs(dsn: str, db: Database, tmp_path: Path) -> None:
+    async with Client(dsn) as client, serve(client):
+        for number in range(3):
+            (tmp_path / "go").unlink(missing_ok=True)
+            await until(lambda: asleep(db), "it sleeps")
+            handle = await client.workflow.start(call, args=["held", [str(tmp_path)], {}], workflow_id=f"w{number}")
+            assert fence(db, f"w{number}") == 0  # leased with the start
+            (tmp_path / "go").touch()
+            await handle.result(timeout=20)
+
+
+@pytest.mark.parametrize("size", [3_900, 4_100, 100_000])
+async def test_inputs_of_any_size_arrive_as_they_are(dsn: str, db: Database, size: int) -> None:
+    odd = {"z": 'é"\\ \u2028🙂' * (size // 16), "a": [1e16, -0.0, 2**63, 0.1], "é": None}
+    async with Client(dsn) as client, serve(client):
+        await until(lambda: asleep(db), "it sleeps")
+        found = await client.workflow.execute(call, args=["echo", [odd], {}], timeout=20)
+    assert found == odd and list(found) == list(odd)
+    assert [type(n) for n in found["a"]] == [float, float, int, float]
+
+
+async def test_a_lost_notification_is_made_up_for(dsn: str, db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard = Worker._heard
+
+    def deaf(self: Worker, channel: str, payload: str) -> None:
+        if not payload.startswith("["):
+            heard(self, channel, payload)
+
+    async with Client(dsn) as client, serve(client):
+        await until(lambda: asleep(db), "it sleeps")
+        monkeypatch.setattr(Worker, "_heard", deaf)
+        handle = await client.workflow.start(call, args=["echo", [1], {}], workflow_id="w")
+        assert fence(db, "w") == 0
+        assert await handle.result(timeout=5) == 1
+        assert db.events("w").count("lease_lost") == 0
+
+
+async def test_a_dead_worker_is_given_nothing(dsn: str, db: Database) -> None:
+    """It has a lease for a minute and says that it sleeps; but it is not there."""
+    async with Client(dsn) as client:
+        with spawn(dsn, lease=60) as victim:
+            await until(lambda: asleep(db), "it sleeps")
+            victim.process.kill()
+            victim.process.wait()
+        await until(lambda: not db.rows("select from pg_locks where locktype = 'advisory'"), "its connection is gone")
+        handle = await client.workflow.start(call, args=["echo", [1], {}])
+        assert db.value("select status from hotmesh.workflows") == "ready"
+        async with serve(client):
+            assert await handle.result(timeout=20) == 1
+
+
+async def test_a_paused_worker_is_given_nothing(dsn: str, db: Database) -> None:
+    async with Client(dsn) as client, serve(client) as worker:
+        worker.pause()
+        await until(lambda: db.value("select queues = '{0}' from hotmesh_engine.sleeper where asleep"), "it says so")
+        handle = await client.workflow.start(call, args=["echo", [1], {}])
+        assert db.value("select status from hotmesh.workflows") == "ready"
+        worker.resume()
+        assert await handle.result(timeout=20) == 1
+        await until(lambda: db.value("select queues <> '{0}' from hotmesh_engine.sleeper where asleep"), "it says so")
+
+
+async def test_a_worker_that_blocks_is_given_no_second_run(dsn: str, db: Database, tmp_path: Path) -> None:
+    """The first blocks its loop; the others go to the worker that is free."""
+    async with Client(dsn) as client:
+        with spawn(dsn), spawn(dsn):
+            await until(lambda: asleep(db, 2), "both sleep")
+            blocked = await client.workflow.start(call, args=["blocks_until", [str(tmp_path / "go")], {}])
+            await until((tmp_path / "go.begun").exists, "it blocks")
+            for number in range(5):
+                assert await client.workflow.execute(call, args=["echo", [number], {}], timeout=5) == number
+            (tmp_path / "go").touch()
+            assert await blocked.result(timeout=20) == "free"
+
+
+async def test_many_single_starts_are_shared(dsn: str, db: Database) -> None:
+    """From many clients at once, on two workers that come and go: each runs once."""
+    async with Client(dsn, pool_size=8) as client:
+
+        async def one(number: int) -> None:
+            assert await client.workflow.execute(call, args=["echo", [number], {}], timeout=30) == number
+
+        async with serve(client):
+            for _ in range(3):
+                async with serve(client):
+                    await asyncio.gather(*map(one, range(40)))
+    assert db.value("select count(*) from hotmesh.history where event = 'activity_completed'") == 120
+    assert db.value("select count(*) from hotmesh.history where event = 'lease_lost'") == 0
