@@ -193,8 +193,8 @@ def test_what_is_refused_leaves_nothing_behind(db: Schedules) -> None:
 
 
 DURATIONS = {
-    "90": 90, "1.5": 1.5, "1 week": 604800, "15 minutes": 900, "500 ms": 0.5, "1h 30m": 5400, "1 month": 2592000, "1 year": 31536000,
-    "1 day 2 hours 3 minutes 4 seconds": 93784,
+    "90": 90, "1.5": 1.5, "1 week": 604800, "15 minutes": 900, "500 ms": 0.5, "1h 30m": 5400, "1 month": 2592000,
+    "1 year": 31536000, "1 day 2 hours 3 minutes 4 seconds": 93784,
 }  # fmt: skip
 
 
