@@ -30,7 +30,7 @@ from .ids import guid
 from .retry import RetryPolicy
 from .schedule import ScheduleHandle
 from .starts import StartRequest
-from .sync import SyncClient, SyncHandle, SyncScheduleHandle
+from .sync import SyncClient, SyncHandle, SyncMeshCall, SyncScheduleHandle
 from .worker import Worker
 
 __all__ = [
@@ -54,6 +54,7 @@ __all__ = [
     "StartRequest",
     "SyncClient",
     "SyncHandle",
+    "SyncMeshCall",
     "SyncScheduleHandle",
     "TimeoutError",
     "Worker",

@@ -13,7 +13,7 @@ from .calls import Callback, callback, queue_of, workflow_id
 from .client import Client
 from .durations import Duration
 from .durations import parse as parse_duration
-from .errors import CallFailed, PayloadError, TimeoutError, WorkflowFailed, WorkflowNotFound
+from .errors import CallFailed, PayloadError, ScheduleNotFound, TimeoutError, WorkflowFailed, WorkflowNotFound
 from .handle import Handle
 from .ids import guid, guid_bytes
 from .results import unwrap
@@ -107,11 +107,12 @@ class MeshCall:
     async def serve(self) -> None:
         """Begins to serve all connected topics; ``connect`` does that by itself, but for decorators."""
         if self._worker is None and self._callbacks:
-            worker = Worker(self.client, task_queues=[], **self._options)
-            for definition in self._callbacks.values():
-                await worker.serve(definition)
-            self._worker = worker
-            await worker.__aenter__()
+            self._worker = self.worker()
+            await self._worker.__aenter__()
+
+    def worker(self) -> Worker:
+        """A worker of its own for the functions connected so far, as ``hotmesh worker module:mesh`` runs it."""
+        return Worker(self.client, task_queues=[], callbacks=self._callbacks.values(), **self._options)
 
     async def close(self) -> None:
         """Serves no more: what runs may end within the grace period, the rest is handed back. Closes the
@@ -195,15 +196,62 @@ class MeshCall:
         return bool(await self.client._value(engine.FLUSH_CALL, (self.namespace, topic, id)))
 
     async def interrupt(self, topic: str, id: str, reason: str = "interrupted") -> bool:
-        """Ends the running call of that id at once; its callers get ``WorkflowInterrupted``. True if there
-        was one."""
+        """Ends the running call of that id at once; its callers get ``WorkflowInterrupted``. A cron of that id
+        ends too: what it has started goes on. True if there was either."""
         payloads.check_name(topic, "topic")
         payloads.check_name(id, "id")
+        found = await self._topic_of(id) == topic and await self.client.schedule.get(id).delete()
         try:
             await self.client.get_handle(workflow_id(topic, id)).interrupt(reason)
         except WorkflowNotFound:
-            return False
+            return found
         return True
+
+    # ------------------------------------------------------------------------------ schedules --
+
+    async def cron(
+        self,
+        topic: str,
+        callback: Callable[..., Any] | None = None,
+        *,
+        id: str,
+        interval: Any,
+        args: Sequence[Any] = (),
+        delay: Duration | None = None,
+        max_cycles: int | None = None,
+        time_zone: str = "UTC",
+        overlap: str = "skip",
+        catchup: Any = "1 minute",
+        jitter: Duration | None = None,
+    ) -> bool:
+        """Has the topic called again and again: by a cron expression, or after an interval such as ``"1 day"``.
+
+        True if this call created it, False if it was there already: of any number of processes that ask, one
+        creates it, and each slot calls once. With ``callback`` this process serves the topic in any case. A
+        call that fails never ends its cron. The other arguments are those of ``client.schedule.create``;
+        ``client.schedule.get(id)`` pauses it, lists its next runs and what became of them.
+
+        Raises:
+            InvalidSchedule, InvalidDuration: what the interval should be, and where it is wrong.
+            ValueError: the id belongs to something else.
+        """
+        payloads.check_name(topic, "topic")
+        if callback is not None:
+            await self._connect(topic, callback, None)
+        created = await self.client.schedule.create(
+            id, topic, kind="call", interval=interval, args=args, delay=delay, max_cycles=max_cycles, time_zone=time_zone,
+            overlap=overlap, catchup=catchup, jitter=jitter,
+        )  # fmt: skip
+        if not created and (found := await self._topic_of(id)) not in (None, topic):
+            raise ValueError(f"id {id!r} is that of a cron of topic {found!r}: choose another")
+        return created
+
+    async def _topic_of(self, id: str) -> str | None:
+        """What the schedule of that id calls, or starts."""
+        try:
+            return str((await self.client.schedule.get(id).describe())["workflow_type"])
+        except ScheduleNotFound:
+            return None
 
 
 def _request(topic: str, args: Sequence[Any], key: str, ttl: Duration | None) -> StartRequest:

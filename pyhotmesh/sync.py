@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from datetime import datetime
 from typing import Any, Self, TypeVar
 
 from . import engine, joined, payloads, schedule, starts
+from .call import MeshCall
 from .client import Client
 from .handle import Handle
+from .retry import RetryPolicy
 from .schedule import ScheduleHandle
 from .starts import StartRequest
 
@@ -31,6 +33,10 @@ class SyncClient:
         self._thread.start()
         self.workflow = SyncWorkflowClient(self)
         self.schedule = SyncScheduleClient(self)
+
+    @property
+    def dsn(self) -> str:
+        return self._client.dsn
 
     @property
     def namespace(self) -> str:
@@ -210,3 +216,50 @@ class SyncScheduleHandle:
     def history(self, limit: int = 100) -> list[dict[str, Any]]:
         """As ``ScheduleHandle.history``."""
         return self._sync._wait(self._handle.history(limit))
+
+
+class SyncMeshCall:
+    """A blocking ``MeshCall``; arguments as there. Callbacks run on its thread's loop, sync ones in threads."""
+
+    def __init__(self, connection: Any = None, **options: Any) -> None:
+        self._sync = SyncClient(connection.dsn if isinstance(connection, SyncClient) else connection)
+        self._mesh = MeshCall(self._sync._client, **options)
+
+    def connect(self, topic: str, callback: Callable[..., Any], *, retry_policy: RetryPolicy | None = None) -> None:
+        """As ``MeshCall.connect``."""
+        self._sync._wait(self._mesh.connect(topic, callback, retry_policy=retry_policy))
+
+    def exec(self, topic: str, args: Sequence[Any] = (), **options: Any) -> Any:
+        """As ``MeshCall.exec``."""
+        return self._sync._wait(self._mesh.exec(topic, args, **options))
+
+    def start(self, topic: str, args: Sequence[Any] = ()) -> SyncHandle:
+        """As ``MeshCall.start``."""
+        return SyncHandle(self._sync, self._sync._wait(self._mesh.start(topic, args)))
+
+    def start_many(self, topic: str, calls: Iterable[Sequence[Any]]) -> Sequence[SyncHandle]:
+        """As ``MeshCall.start_many``."""
+        return [SyncHandle(self._sync, handle) for handle in self._sync._wait(self._mesh.start_many(topic, calls))]
+
+    def flush(self, topic: str, id: str) -> bool:
+        """As ``MeshCall.flush``."""
+        return self._sync._wait(self._mesh.flush(topic, id))
+
+    def interrupt(self, topic: str, id: str, reason: str = "interrupted") -> bool:
+        """As ``MeshCall.interrupt``."""
+        return self._sync._wait(self._mesh.interrupt(topic, id, reason))
+
+    def cron(self, topic: str, callback: Callable[..., Any] | None = None, **options: Any) -> bool:
+        """As ``MeshCall.cron``."""
+        return self._sync._wait(self._mesh.cron(topic, callback, **options))
+
+    def close(self) -> None:
+        """As ``MeshCall.close``; also ends the thread."""
+        self._sync._wait(self._mesh.close())
+        self._sync.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -26,8 +26,10 @@ begin
   delete from hotmesh_engine.live where run_id = any (p_runs);
   delete from hotmesh_engine.waiting where run_id = any (p_runs);
   delete from hotmesh_engine.trouble where run_id = any (p_runs);
-  perform hotmesh_engine.put_back(
-    (select array_agg(inbox_id) from hotmesh_engine.inbox where run_id = any (p_runs)));
+  if exists (select from hotmesh_engine.inbox where run_id = any (p_runs)) then
+    perform hotmesh_engine.put_back(
+      (select array_agg(inbox_id) from hotmesh_engine.inbox where run_id = any (p_runs)));
+  end if;
   perform hotmesh_engine.wake_clients(p_runs);
 end $$;
 

@@ -103,7 +103,6 @@ language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 declare
   v_now       timestamptz;
   v_rejected  bigint[] := '{}';
-  v_closed    bigint[];
   v_parked    bigint[];
   v_queues    int[];
   v_item_id   bigint[] := '{}';
@@ -148,11 +147,13 @@ begin
     end if;
 
     -- 2. journal --------------------------------------------------------------------------------
-    insert into hotmesh_engine.journal (run_id, seq, kind, command, at, payload, commands)
-    select run, seq, kind, command, at, payload, commands
-      from unnest(j_run, j_seq, j_kind, j_command, j_at, j_payload, j_commands)
-           u(run, seq, kind, command, at, payload, commands)
-     where run <> all (v_rejected);
+    if cardinality(j_run) > 0 then
+      insert into hotmesh_engine.journal (run_id, seq, kind, command, at, payload, commands)
+      select run, seq, kind, command, at, payload, commands
+        from unnest(j_run, j_seq, j_kind, j_command, j_at, j_payload, j_commands)
+             u(run, seq, kind, command, at, payload, commands)
+       where run <> all (v_rejected);
+    end if;
     if cardinality(p_used) > 0 then
       delete from hotmesh_engine.inbox where inbox_id = any (p_used) and run_id <> all (v_rejected);
     end if;
@@ -216,8 +217,10 @@ begin
     end if;
 
     -- 4. park and close -------------------------------------------------------------------------
-    select array_agg(run) into v_parked from unnest(p_run, p_end) u(run, how)
-     where how = -1 and run <> all (v_rejected);
+    if -1 = any (p_end) then
+      select array_agg(run) into v_parked from unnest(p_run, p_end) u(run, how)
+       where how = -1 and run <> all (v_rejected);
+    end if;
     if v_parked is not null then
       with p as (
         update hotmesh_engine.live l set holder = null, due_at = u.due, lost = 0, strikes = 0
@@ -231,15 +234,12 @@ begin
       update hotmesh_engine.inbox set holder = null, handed = false
        where run_id = any (v_parked) and holder is not null;
     end if;
-    select array_agg(run) into v_closed from unnest(p_run, p_end) u(run, how)
-     where how > 0 and run <> all (v_rejected);
-    if v_closed is not null then
-      if cardinality(v_rejected) = 0 and cardinality(v_closed) = cardinality(p_run) then
-        perform hotmesh_engine.close_runs(p_run, p_end, p_outcome, v_now);
-      else
-        perform hotmesh_engine.close_runs(array_agg(run), array_agg(how), array_agg(outcome), v_now)
-           from unnest(p_run, p_end, p_outcome) u(run, how, outcome) where run = any (v_closed);
-      end if;
+    if cardinality(v_rejected) = 0 and 0 < all (p_end) then
+      perform hotmesh_engine.close_runs(p_run, p_end, p_outcome, v_now);
+    elsif 0 < any (p_end) then
+      perform hotmesh_engine.close_runs(array_agg(run), array_agg(how), array_agg(outcome), v_now)
+         from unnest(p_run, p_end, p_outcome) u(run, how, outcome)
+        where how > 0 and run <> all (v_rejected) having count(*) > 0;
     end if;
   end if;
 
@@ -284,12 +284,16 @@ begin
   if v_claimed is not null then
     return query select * from hotmesh_engine.hand_out_runs(v_claimed);
   end if;
-  if cardinality(p_queues) > 0 then
+  if cardinality(p_queues) > 0 and exists (select from hotmesh_engine.inbox where holder = p_worker and not handed) then
     with tagged as (
       update hotmesh_engine.inbox set handed = true
        where holder = p_worker and not handed and kind <> 100
       returning inbox_id)
     select array_agg(inbox_id) into v_handed from tagged;
+    return query
+      with gone as (delete from hotmesh_engine.inbox where holder = p_worker and not handed and kind = 100 returning run_id)
+      select 5::smallint, run_id, null::bigint, null::int, null::int, null::int, null::int, null::double precision,
+             null::text, null::text, null::text, null::text, null::text from gone;
   end if;
   v_handed := v_handed || v_routed.r_handed;
   if v_handed is not null then
@@ -299,13 +303,6 @@ begin
       from hotmesh_engine.inbox
      where inbox_id = any (v_handed) and run_id <> all (coalesce(v_claimed, '{}')) order by inbox_id;
   end if;
-  if cardinality(p_queues) = 0 then
-    return;
-  end if;
-  return query
-    with gone as (delete from hotmesh_engine.inbox where holder = p_worker and not handed and kind = 100 returning run_id)
-    select 5::smallint, run_id, null::bigint, null::int, null::int, null::int, null::int, null::double precision,
-           null::text, null::text, null::text, null::text, null::text from gone;
   if v_task_run is not null then
     return query select * from hotmesh_engine.hand_out_tasks(v_task_run, v_task_cmd);
   end if;
@@ -356,6 +353,9 @@ begin
   end if;
 
   -- every message of these runs, whoever had it before
+  if not exists (select from hotmesh_engine.inbox where run_id = any (p_runs)) then
+    return;
+  end if;
   return query
   with i as (
     update hotmesh_engine.inbox i set holder = l.holder, handed = true

@@ -17,28 +17,16 @@ $$;
 -- Workers asleep that serve one of the queues: as many as there are newly due runs or tasks.
 create or replace function hotmesh_engine.wake_queues(p_queues int[], p_due int) returns void
 language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
-declare
-  v_worker bigint;
 begin
-  for v_worker in
-    select worker_id from hotmesh_engine.sleeper
-     where asleep and queues && p_queues
-     limit p_due
-  loop
-    perform pg_notify('hotmesh_' || v_worker, '');
-  end loop;
+  perform pg_notify('hotmesh_' || worker_id, '')
+     from (select worker_id from hotmesh_engine.sleeper where asleep and queues && p_queues limit p_due) s;
 end $$;
 
 create or replace function hotmesh_engine.wake_workers(p_workers bigint[]) returns void
 language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
-declare
-  v_worker bigint;
 begin
-  for v_worker in
-    select worker_id from hotmesh_engine.sleeper where asleep and worker_id = any (p_workers)
-  loop
-    perform pg_notify('hotmesh_' || v_worker, '');
-  end loop;
+  perform pg_notify('hotmesh_' || worker_id, '')
+     from hotmesh_engine.sleeper where asleep and worker_id = any (p_workers);
 end $$;
 
 -- Clients that wait for runs which have closed: one notification each, of up to 300 run ids. A single
@@ -50,6 +38,9 @@ language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 declare
   v_told int;
 begin
+  if not exists (select from hotmesh_engine.waiter where run_id = any (p_runs)) then
+    return;
+  end if;
   with w as materialized (
     select client, run_id, row_number() over (partition by client order by run_id) / 300 as part
       from hotmesh_engine.waiter where run_id = any (p_runs)

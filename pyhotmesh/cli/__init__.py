@@ -20,6 +20,7 @@ COMMANDS: Final = {
     "db": ("db", "db"),
     "worker": ("worker", "worker"),
     "workflow": ("workflow", "workflow"),
+    "call": ("call", "call"),
     "cron": ("cron", "cron"),
 }
 

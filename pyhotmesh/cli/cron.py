@@ -21,7 +21,7 @@ from ..schedule import OVERLAPS
 from . import output
 from .db import _failures as failures
 from .db import dsn_option
-from .workflow import NOT_FOUND, TAKEN, _Json, json_option
+from .workflow import NOT_FOUND, TAKEN, Json, json_option
 
 T = TypeVar("T")
 
@@ -57,7 +57,7 @@ def cron() -> None:
 @click.argument("interval")
 @dsn_option
 @namespace_option
-@click.option("--arg", "args", multiple=True, type=_Json(), help="An argument, as JSON; repeat it for several.")
+@click.option("--arg", "args", multiple=True, type=Json(), help="An argument, as JSON; repeat it for several.")
 @click.option("--queue", "-q", default="default", show_default=True, help="The task queue.")
 @click.option("--time-zone", default="UTC", show_default=True, help="Of a cron expression: Europe/Berlin.")
 @click.option("--delay", metavar="DURATION", help="Nothing runs before it has passed.")

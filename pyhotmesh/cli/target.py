@@ -9,11 +9,13 @@ from operator import attrgetter
 
 import click
 
+from ..call import MeshCall
 from ..worker import Worker
 
 
 def load_worker(target: str) -> Worker:
-    """The worker that MODULE:ATTRIBUTE names: a `Worker`, or a function that returns one.
+    """The worker that MODULE:ATTRIBUTE names: a `Worker`, a `MeshCall` with connected functions, or a function
+    that returns one of them.
 
     The current directory is searched for modules first, as with `python -m`.
     """
@@ -32,8 +34,12 @@ def load_worker(target: str) -> Worker:
         found = attrgetter(attribute)(module)
     except AttributeError:
         raise click.BadParameter(f"module {name!r} has no {attribute!r}") from None
-    if not isinstance(found, Worker) and callable(found):
+    if not isinstance(found, Worker | MeshCall) and callable(found):
         found = found()
+    if isinstance(found, MeshCall):
+        found = found.worker()
     if not isinstance(found, Worker):
-        raise click.BadParameter(f"{target} is {type(found).__name__}: it should be a Worker or a function that returns one")
+        raise click.BadParameter(
+            f"{target} is {type(found).__name__}: it should be a Worker, a MeshCall, or a function that returns one"
+        )
     return found

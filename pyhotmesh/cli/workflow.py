@@ -47,7 +47,7 @@ json_option = click.option("--json", "json_", is_flag=True, help="Print JSON, fo
 timeout_option = click.option("--timeout", metavar="DURATION", help='How long to wait: seconds, or text such as "5 minutes".')
 
 
-class _Json(click.ParamType[Any]):
+class Json(click.ParamType[Any]):
     name = "json"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
@@ -83,7 +83,7 @@ class _Exit(Exception):
         self.code = code
 
 
-def _call(dsn: str | None, namespace: str, work: Callable[[Client], Awaitable[T]]) -> T:
+def on_client(dsn: str | None, namespace: str, work: Callable[[Client], Awaitable[T]]) -> T:
     async def main(dsn: str) -> T:
         async with Client(dsn, namespace=namespace) as client:
             return await work(client)
@@ -105,7 +105,7 @@ def workflow() -> None:
 @click.argument("workflow_type", metavar="TYPE")
 @dsn_option
 @namespace_option
-@click.option("--arg", "args", multiple=True, type=_Json(), help="An argument, as JSON; repeat it for several.")
+@click.option("--arg", "args", multiple=True, type=Json(), help="An argument, as JSON; repeat it for several.")
 @click.option("--id", "workflow_id", help="The workflow's id; a new one without it.")
 @click.option("--queue", "-q", default="default", show_default=True, help="The task queue.")
 @click.option("--priority", type=click.IntRange(1, 5), default=3, show_default=True, help="1 (first) to 5.")
@@ -131,7 +131,7 @@ def start(
         )
         return handle, await handle.result(timeout) if wait else None
 
-    handle, result = _call(dsn, namespace, work)
+    handle, result = on_client(dsn, namespace, work)
     if json_:
         given = {"workflow_id": handle.workflow_id, "run_id": handle.run_id}
         output.print_json(given | {"result": result} if wait else given)
@@ -152,7 +152,7 @@ def list_(dsn: str | None, namespace: str, status: str | None, workflow_type: st
     async def work(client: Client) -> list[dict[str, Any]]:
         return await client.workflow.list(status=status, workflow_type=workflow_type, limit=limit)
 
-    rows = _call(dsn, namespace, work)
+    rows = on_client(dsn, namespace, work)
     if json_:
         output.print_json(rows)
         return
@@ -179,7 +179,7 @@ def show(workflow_id: str, dsn: str | None, namespace: str, json_: bool) -> None
             "history": await pinned.history(),
         }
 
-    shown = _call(dsn, namespace, work)
+    shown = on_client(dsn, namespace, work)
     if json_:
         output.print_json(shown)
     else:
@@ -226,12 +226,12 @@ def result(workflow_id: str, dsn: str | None, namespace: str, timeout: str | Non
     async def work(client: Client) -> Any:
         return await client.get_handle(workflow_id).result(timeout)
 
-    output.print_json(_call(dsn, namespace, work))
+    output.print_json(on_client(dsn, namespace, work))
 
 
 @workflow.command()
 @click.argument("signal_id")
-@click.argument("payload", type=_Json(), default="null")
+@click.argument("payload", type=Json(), default="null")
 @dsn_option
 @namespace_option
 @click.option("--idempotency-key", help="A second signal of this key does nothing.")
@@ -241,7 +241,7 @@ def signal(signal_id: str, payload: Any, dsn: str | None, namespace: str, idempo
     async def work(client: Client) -> None:
         await client.signal(signal_id, payload, idempotency_key=idempotency_key)
 
-    _call(dsn, namespace, work)
+    on_client(dsn, namespace, work)
 
 
 @workflow.command()
@@ -255,4 +255,4 @@ def interrupt(workflow_id: str, dsn: str | None, namespace: str, reason: str) ->
     async def work(client: Client) -> None:
         await client.get_handle(workflow_id).interrupt(reason)
 
-    _call(dsn, namespace, work)
+    on_client(dsn, namespace, work)

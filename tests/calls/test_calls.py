@@ -22,9 +22,12 @@ from pyhotmesh import (
     ApplicationError,
     CallFailed,
     Client,
+    HotMeshError,
+    InvalidSchedule,
     MeshCall,
     PayloadError,
     RetryPolicy,
+    SyncMeshCall,
     TimeoutError,
     WorkflowInterrupted,
     activity,
@@ -81,7 +84,7 @@ async def test_sync_functions_run_in_threads_and_all_kinds_of_topics_are_fine(ds
 
 async def test_a_call_waits_for_somebody_to_serve_it_and_goes_on_when_its_caller_does_not(dsn: str, db: Database) -> None:
     async with MeshCall(dsn) as caller, MeshCall(dsn) as mesh:
-        with pytest.raises(TimeoutError, match="call of 'later' has not ended within 0.05 s; it goes on") as caught:
+        with pytest.raises(TimeoutError, match=r"call of 'later' has not ended within 0\.05 s; it goes on") as caught:
             await caller.exec("later", args=[1], timeout=0.05)
         assert caught.value.kind == "result"
         patient = asyncio.create_task(caller.exec("later", args=[2]))
@@ -410,3 +413,76 @@ async def test_bad_calls_are_refused_before_anything_is_sent(dsn: str, db: Datab
         with pytest.raises(ValueError, match="1 dya"):
             await mesh.exec("t", id="k", ttl="1 dya")
     assert db.rows("select * from hotmesh.workflows") == []
+
+
+# -------------------------------------------------------------------------------------------- cron --
+
+
+async def test_a_nightly_cron_on_three_servers(dsn: str, db: Database) -> None:
+    """Called at each start of three servers: one creates it, all serve it, and each night runs once."""
+    servers = [MeshCall(dsn) for _ in range(3)]
+    counted = Counted()
+
+    async def start(mesh: MeshCall) -> bool:
+        return await mesh.cron("nightly", counted, id="myNightlyCron123", interval="0 0 * * *", args=["night"])
+
+    try:
+        assert sorted(await asyncio.gather(*map(start, servers))) == [False, False, True]
+        for night in range(1, 6):
+            db.rows("select hotmesh_engine.skip(due_at - hotmesh.now()) from hotmesh.schedules")
+            await until(
+                lambda night=night: db.value("select count(*) from hotmesh.workflows where status = 'completed'") == night
+            )
+        assert counted.runs == 5
+        assert await servers[1].interrupt("another topic", "myNightlyCron123") is False
+        assert await servers[1].interrupt("nightly", "myNightlyCron123") is True
+        assert await servers[2].interrupt("nightly", "myNightlyCron123") is False
+        db.skip("1 week")
+        assert db.rows("select * from hotmesh.schedules") == []
+        assert await servers[0].exec("nightly", args=["day"]) == ["day", 6]
+    finally:
+        for mesh in servers:
+            await mesh.close()
+
+
+async def test_a_cron_whose_calls_fail_goes_on(dsn: str, db: Database) -> None:
+    counted = Counted(RuntimeError("never"))
+    async with MeshCall(dsn) as mesh:
+        assert await mesh.cron("fails", counted, id="f", interval="1 day", max_cycles=3)
+        for run in range(1, 4):
+            db.rows("select hotmesh_engine.skip(due_at - hotmesh.now()) from hotmesh.schedules")
+            await until(lambda run=run: db.value("select count(*) from hotmesh.workflows where status = 'failed'") == run)
+        await until(lambda: db.value("select failures from hotmesh.schedules") == 3, "its failures are counted")
+    assert counted.runs == 3
+
+
+async def test_bad_crons_are_refused(dsn: str, db: Database) -> None:
+    async with MeshCall(dsn) as mesh:
+        await mesh.cron("a", id="mine", interval="1 day")
+        with pytest.raises(ValueError, match="a cron of topic 'a'"):
+            await mesh.cron("b", id="mine", interval="1 day")
+        for interval, what in (("60 * * * *", "minute"), ("1 dya", "1 day"), ("0 0 30 2 *", "never"), ("-5 min", "-5 min")):
+            with pytest.raises(HotMeshError, match=what):
+                await mesh.cron("c", id="bad", interval=interval)
+        with pytest.raises(InvalidSchedule, match="Mars"):
+            await mesh.cron("c", id="bad", interval="@daily", time_zone="Mars/Base")
+    assert db.rows("select schedule_id from hotmesh.schedules") == [("mine",)]
+
+
+# -------------------------------------------------------------------------------- blocking programs --
+
+
+def test_blocking_programs_call_and_serve(dsn: str, db: Database) -> None:
+    def thread(name: str) -> list[Any]:
+        return [name, threading.current_thread().name.startswith("hotmesh-activity")]
+
+    with SyncMeshCall(dsn) as mesh:
+        mesh.connect("blocking", thread)
+        assert mesh.exec("blocking", ["a"], id="k", ttl="1 hour") == ["a", True]
+        assert mesh.exec("blocking", ["b"], id="k", ttl="1 hour") == ["a", True]
+        assert mesh.flush("blocking", "k") is True
+        assert mesh.start("blocking", ["c"]).result(timeout=20) == ["c", True]
+        assert [h.result(timeout=20) for h in mesh.start_many("blocking", [["d"], ["e"]])] == [["d", True], ["e", True]]
+        assert mesh.cron("blocking", id="often", interval="1 day", args=["f"]) is True
+        assert mesh.cron("blocking", id="often", interval="1 day", args=["f"]) is False
+        assert mesh.interrupt("blocking", "often") is True

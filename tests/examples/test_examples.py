@@ -103,3 +103,13 @@ async def test_nightly_once_a_night_on_three_servers(
                 while await client.workflow.count(status="completed") < night:
                     await asyncio.sleep(0.01)
     assert capsys.readouterr().out == "the nightly report\n" * 3
+
+
+def test_calls(dsn: str) -> None:
+    said = run(dsn, "calls.py").splitlines()
+    assert said[:2] == ["called with {'payload': 'something'}", "{'hello': 'something'}"]
+    assert said[2:5] == ["called with {'payload': 'first'}", "{'hello': 'first'}", "{'hello': 'first'}"]
+    assert said[5:] == ["called with {'payload': 'third'}", "{'hello': 'third'}", "a nightly call: created"]
+    assert run(dsn, "calls.py").splitlines()[-1] == "a nightly call: there already"
+    assert run(dsn, "calls.py", "stop") == "ended\n"
+    assert run(dsn, "calls.py", "stop") == "there is none\n"

@@ -1,0 +1,43 @@
+"""`hotmesh call`: call a topic."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from ..call import MeshCall
+from ..client import Client
+from . import output
+from .db import dsn_option
+from .workflow import Json, json_option, namespace_option, on_client, timeout_option
+
+
+@click.command()
+@click.argument("topic")
+@dsn_option
+@namespace_option
+@click.option("--arg", "args", multiple=True, type=Json(), help="An argument, as JSON; repeat it for several.")
+@click.option("--id", help="Shared by all who call with it while the call runs; with --ttl also later.")
+@click.option("--ttl", metavar="DURATION", help='How long its value is kept for later calls of that id: "15 minutes".')
+@timeout_option
+@json_option
+def call(
+    topic: str, dsn: str | None, namespace: str, args: tuple[Any, ...], id: str | None, ttl: str | None, timeout: str | None,
+    json_: bool,
+) -> None:  # fmt: skip
+    """Call TOPIC and print its value; waits for somebody to serve it.
+
+    \b
+    hotmesh call greet --arg '"World"'
+    hotmesh call price --arg '"tea"' --id tea --ttl '15 minutes'
+    """
+
+    async def work(client: Client) -> Any:
+        return await MeshCall(client, namespace=namespace).exec(topic, args, id=id, ttl=ttl, timeout=timeout)
+
+    result = on_client(dsn, namespace, work)
+    if json_:
+        output.print_json({"topic": topic, "result": result})
+    else:
+        click.echo(output.as_json(result))
