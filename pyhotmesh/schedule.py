@@ -244,7 +244,8 @@ class ScheduleHandle:
         return int(await self._client._value(engine.BACKFILL_SCHEDULE, (self.schedule_id, *window, self._client.namespace)))
 
     async def update(self, **changes: Any) -> None:
-        """Changes what is named, as in ``create``. A new interval, time zone or delay counts from now."""
+        """Changes what is named, as in ``create``; None changes nothing. A new interval, time zone or delay counts from
+        now."""
         await self._client._value(engine.UPDATE_SCHEDULE, (*self._name, specification(changes).decode()))
 
     async def delete(self) -> bool:

@@ -29,8 +29,8 @@ def test_a_thousand_slots_raced_by_processes_that_are_killed(db: Schedules) -> N
     chance = random.Random(1)
     try:
         slots = 0
-        for _ in range(20):
-            minutes = 5
+        for _ in range(10):
+            minutes = 10
             slots += 10 * minutes
             db.rows("select hotmesh_engine.skip(%s)", f"{minutes} minutes")
             time.sleep(chance.uniform(0, 0.02))  # a kill in the middle
@@ -67,10 +67,10 @@ def test_many_processes_create_one_schedule(db: Schedules) -> None:
         subprocess.Popen(
             [sys.executable, "-c", code, db.dsn], cwd=CHECKOUT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
-        for _ in range(6)
+        for _ in range(5)
     ]
     said = sorted(creator.communicate("x")[0].strip() for creator in creators)
-    assert said == ["False"] * 5 + ["True"]
+    assert said == ["False"] * 4 + ["True"]
     assert db.value("select count(*) from hotmesh.schedules") == 1
 
 
