@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from pyhotmesh import Client, Worker
+from pyhotmesh.feeding import Feeder
 from tests.reliability.flows import call
 from tests.reliability.kit import Database, serve, spawn, until
 
@@ -44,17 +45,26 @@ async def test_inputs_of_any_size_arrive_as_they_are(dsn: str, db: Database, siz
 
 
 async def test_a_lost_notification_is_made_up_for(dsn: str, db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    heard = Worker._heard
+    heard, ask, lost, may_ask = Worker._heard, Feeder.ask_for_given, [], asyncio.Event()
 
     def deaf(self: Worker, channel: str, payload: str) -> None:
-        if not payload.startswith("["):
+        if payload.startswith("["):
+            lost.append(payload)
+        else:
             heard(self, channel, payload)
 
+    async def later(self: Feeder) -> None:
+        await may_ask.wait()
+        await ask(self)
+
+    monkeypatch.setattr(Worker, "_heard", deaf)
+    monkeypatch.setattr(Feeder, "ask_for_given", later)
     async with Client(dsn) as client, serve(client):
         await until(lambda: asleep(db), "it sleeps")
-        monkeypatch.setattr(Worker, "_heard", deaf)
         handle = await client.workflow.start(call, args=["echo", [1], {}], workflow_id="w")
+        await until(lambda: lost, "the notification is lost")
         assert fence(db, "w") == 0
+        may_ask.set()
         assert await handle.result(timeout=5) == 1
         assert db.events("w").count("lease_lost") == 0
 
