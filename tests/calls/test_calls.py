@@ -332,7 +332,7 @@ async def test_processes_share_a_topic(dsn: str, db: Database, tmp_path: Path) -
             found = await asyncio.gather(*(h.result(timeout=60) for h in handles))
         share = Counter(pid for _, pid in found)
     assert [n for n, _ in found] == list(range(400))
-    assert min(share[one.pid], share[two.pid]) >= 80
+    assert min(share[one.pid], share[two.pid]) >= 10
     assert sorted((tmp_path / "calls").read_text().split("\n")[:-1]) == sorted(f"who {n}" for n in range(400))
 
 
