@@ -16,10 +16,13 @@ class Engine:
     client  `setup(dsn, **options)`; `enqueue(workload, count)` starts that many and returns the
             seconds; `fan_out(count)` runs W3 and returns the seconds; `round_trips(count)` and
             `signal_trips(count, parked)` return seconds of each; `stop()`.
+
+    They need only the methods of the workloads in which the engine takes part.
     """
 
     name = ""
     module = ""  # has classes Worker and Client
+    workloads: tuple[str, ...] = ("W1", "W2", "W3", "W4", "W5", "W7")  # in which it takes part
     open_runs = ""  # SQL that counts the runs that have not ended
     notes: tuple[str, ...] = ()
 
@@ -27,8 +30,12 @@ class Engine:
         """Make the schema in an empty database."""
         raise NotImplementedError
 
+    def parts(self, workload: str) -> str:
+        """The module with the classes Worker and Client of a workload."""
+        return self.module
+
     def variants(self, workload: str) -> list[dict[str, Any]]:
         """Ways to run a workload: `label`; `options` of both parts' setup; `inside`: the worker's own
-        process starts and waits; `share` of the count to run (W4, W5); `straight` (W5); `enqueue`:
-        arguments of that call (W7)."""
+        process starts and waits; `share` of the count to run (W4, W5, W6); `straight` (W5); `trips`:
+        calls one after another in place of a drain (W6); `enqueue`: arguments of that call (W7)."""
         return [{"label": ""}]

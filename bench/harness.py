@@ -136,6 +136,13 @@ class Session:
         self._before = self.server.counters(self.database)
         self._cpu = self.worker.cpu()
 
+    def analyze(self) -> None:
+        """Give the server the statistics that autovacuum would have made of a queue that has stood for a
+        minute. They count in WAL, not in commits."""
+        assert self._watch is not None
+        self._watched += 1
+        self._watch.execute("analyze")
+
     def wait_closed(self, within: float) -> None:
         """Wait until no run is open."""
         assert self._watch is not None
@@ -193,8 +200,8 @@ class Bench:
         self.prepare(engine)
         database = f"{engine.name}_bench"
         dsn = self.server.create(database, f"{engine.name}_empty")
-        worker = Part(f"{engine.module}:Worker", self.log)
-        client = Part(f"{engine.module}:Client", self.log)
+        worker = Part(f"{engine.parts(workload)}:Worker", self.log)
+        client = Part(f"{engine.parts(workload)}:Client", self.log)
         try:
             options = variant.get("options", {})
             worker.send("setup", dsn=dsn, workload=workload, **options)
@@ -210,27 +217,35 @@ class Bench:
     # ------------------------------------------------------------------------------ workloads --
 
     def drain(self, engine: Engine, variant: dict[str, Any], count: int, workload: str) -> dict[str, float]:
-        """W1, W2: enqueue all, then let one worker process work. The harness's clock runs from the
+        """W1, W2, W6: enqueue all, then let one worker process work. The harness's clock runs from the
         moment in which the waiting worker is told to work until SQL shows no open run. Commits, WAL
-        and statements include the enqueueing."""
+        and statements include the enqueueing. In W6 the tables are analyzed in between."""
         steps = 10 if workload == "W2" else 1
+        within = 600 if workload == "W6" else 180
         with self.session(engine, workload, variant) as session:
             session.begin()
             seconds = session.client.call("enqueue", workload=workload, count=count, within=120)
+            if workload == "W6":
+                session.analyze()
             cpu = session.worker.cpu()
             begin = time.perf_counter()
             session.worker.call("go")
-            ran = session.worker.call("wait_steps", count=count * steps, timeout=180, within=190)
+            ran = session.worker.call("wait_steps", count=count * steps, timeout=within, within=within + 10)
             if ran < count * steps:
                 raise MeasurementFailed(f"{engine.name}: {ran} of {count * steps} steps ran")
             session.wait_closed(60)
             took = time.perf_counter() - begin
             cpu = session.worker.cpu() - cpu
             session.finish(count)
+            if workload == "W6":
+                session.values.update(calls_per_s=round(count / took, 1))
+            else:
+                session.values.update(
+                    workflows_per_s=round(count / took, 1),
+                    steps_per_s=round(count * steps / took, 1),
+                )
             session.values.update(
                 seconds=round(took, 4),
-                workflows_per_s=round(count / took, 1),
-                steps_per_s=round(count * steps / took, 1),
                 enqueued_per_s=round(count / seconds, 1),
                 worker_cpu_ms_per_workflow=round(1000 * cpu / count, 3),
             )
@@ -265,6 +280,18 @@ class Bench:
             part = session.worker if variant.get("inside") else session.client
             straight = bool(variant.get("straight"))
             found = part.call("signal_trips", count=count, straight=straight, within=60 + 3 * count)
+            session.finish(count)
+            session.values.update(found)
+            return session.values
+
+    def calls(self, engine: Engine, variant: dict[str, Any], count: int) -> dict[str, float]:
+        """W6: drains calls as W1 does workflows. With `trips`: call → result on an idle worker, one after
+        another, by the client's clock."""
+        if not variant.get("trips"):
+            return self.drain(engine, variant, count, "W6")
+        count = max(5, int(count * variant.get("share", 1)))
+        with self._working(engine, "W6", variant) as session:
+            found = session.client.call("round_trips", count=count, within=30 + 3 * count)
             session.finish(count)
             session.values.update(found)
             return session.values

@@ -19,11 +19,15 @@ class HotMesh(Engine):
     name = "pyhotmesh"
     module = "bench.hotmesh_"
     open_runs = "select count(*) from hotmesh_engine.live"
+    # Only pyhotmesh has a bulk start, and only its cost over many runs is asked for.
+    workloads = (*Engine.workloads, "W6", "start_many", "full_load")
     notes = (
         "one Worker in one process and one Client in another, all options at their defaults; "
         "activities are coroutines; uvloop if installed",
         "enqueueing by start_many",
         "W4: execute; W5: client.signal and handle.result; both by another process than the worker's",
+        "W6: a MeshCall with its defaults in each process, the callback a coroutine; MeshCall.start_many and exec; "
+        "a call's result is kept for an hour after it ended",
         "W7 is shown with sleepers started one after another and with all started at once",
     )
 
@@ -32,7 +36,12 @@ class HotMesh(Engine):
 
         migrate.upgrade(dsn)
 
+    def parts(self, workload: str) -> str:
+        return "bench.mesh" if workload == "W6" else self.module
+
     def variants(self, workload: str) -> list[dict[str, Any]]:
+        if workload == "W6":
+            return [{"label": ""}, {"label": "exec, another process", "trips": True, "share": 0.01}]
         if workload == "W4":
             return [{"label": "another process"}]
         if workload == "W5":

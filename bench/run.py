@@ -1,4 +1,4 @@
-"""`make bench`: pyhotmesh, DBOS, absurd and the raw limits, side by side on one embedded PostgreSQL.
+"""`make bench`: pyhotmesh, other engines and the raw limits, side by side on one embedded PostgreSQL.
 
 Engines take turns at each workload, in another order in each repeat, and the medians over the
 repeats are reported.
@@ -24,9 +24,17 @@ from bench.harness import Bench, MeasurementFailed
 from bench.hotmesh_ import HotMesh
 from bench.peers.absurd_ import Absurd
 from bench.peers.dbos_ import Dbos
+from bench.peers.pgqueuer_ import PgQueuer
+from bench.peers.procrastinate_ import Procrastinate
 from bench.server import Server
 
-ENGINES: dict[str, Callable[[], Engine]] = {"pyhotmesh": HotMesh, "dbos": Dbos, "absurd": Absurd}
+ENGINES: dict[str, Callable[[], Engine]] = {
+    "pyhotmesh": HotMesh,
+    "dbos": Dbos,
+    "absurd": Absurd,
+    "procrastinate": Procrastinate,
+    "pgqueuer": PgQueuer,
+}
 SYSTEMS = (*ENGINES, "raw")
 COUNTS = {
     "W1": 2000,
@@ -34,14 +42,13 @@ COUNTS = {
     "W3": 1000,
     "W4": 200,
     "W5": 200,
+    "W6": 20_000,
     "W7": 2000,
     "start_many": 40_000,
     "full_load": 20_000,
     "curve": 2000,
 }
 PARTS = (*COUNTS, "cron", "raw")
-# Only pyhotmesh has a bulk start, and only its cost over many runs is asked for.
-OWN = ("start_many", "full_load")
 
 
 @click.command()
@@ -102,10 +109,9 @@ def _measure(
             for variant, values in cron.measure(bench.server, scale):
                 found.append(_record("cron", "pyhotmesh", variant, repeat, values))
         for workload in (name for name in COUNTS if name in wanted and name != "curve"):
-            turn = repeat % len(engines) if engines else 0
-            for engine in engines[turn:] + engines[:turn]:
-                if workload in OWN and engine.name != "pyhotmesh":
-                    continue
+            taking_part = [engine for engine in engines if workload in engine.workloads]
+            turn = repeat % len(taking_part) if taking_part else 0
+            for engine in taking_part[turn:] + taking_part[:turn]:
                 for variant in engine.variants(workload):
                     values = _one(bench, engine, workload, variant, max(5, math.ceil(COUNTS[workload] * scale)))
                     found.append(_record(workload, engine.name, variant["label"], repeat, values))
@@ -120,6 +126,7 @@ def _one(bench: Bench, engine: Engine, workload: str, variant: dict[str, Any], c
             "W3": bench.fan_out,
             "W4": bench.round_trips,
             "W5": bench.signal_trips,
+            "W6": bench.calls,
             "W7": bench.sleepers,
             "start_many": bench.start_many,
             "full_load": bench.full_load,
@@ -132,7 +139,7 @@ def _one(bench: Bench, engine: Engine, workload: str, variant: dict[str, Any], c
 def _record(workload: str, system: str, label: str, repeat: int, values: dict[str, Any]) -> dict[str, Any]:
     record = {"workload": workload, "system": system, "variant": label, "repeat": repeat, **values}
     shown = "  ".join(f"{name} {value}" for name, value in values.items())
-    click.echo(f"{repeat + 1}  {workload:10} {system:9} {label:40} {shown}", err=True)
+    click.echo(f"{repeat + 1}  {workload:10} {system:13} {label:40} {shown}", err=True)
     return record
 
 

@@ -32,7 +32,19 @@ SHOWN = (
     "autovacuum",
     "jit",
 )
-PACKAGES = ("pyhotmesh", "dbos", "absurd-sdk", "absurdctl", "psycopg", "sqlalchemy", "orjson", "uvloop")
+PACKAGES = (
+    "pyhotmesh",
+    "dbos",
+    "absurd-sdk",
+    "absurdctl",
+    "procrastinate",
+    "pgqueuer",
+    "psycopg",
+    "asyncpg",
+    "sqlalchemy",
+    "orjson",
+    "uvloop",
+)
 
 
 @dataclass(frozen=True)

@@ -60,6 +60,7 @@ class MeshCall:
         self._options = {"max_concurrent_activities": max_concurrent_calls, **options}
         self._callbacks: dict[str, Callback] = {}
         self._worker: Worker | None = None
+        self._paused = False
 
     # ------------------------------------------------------------------------------ serving --
 
@@ -108,11 +109,26 @@ class MeshCall:
         """Begins to serve all connected topics; ``connect`` does that by itself, but for decorators."""
         if self._worker is None and self._callbacks:
             self._worker = self.worker()
+            if self._paused:
+                self._worker.pause()
             await self._worker.__aenter__()
 
     def worker(self) -> Worker:
         """A worker of its own for the functions connected so far, as ``hotmesh worker module:mesh`` runs it."""
         return Worker(self.client, task_queues=[], callbacks=self._callbacks.values(), **self._options)
+
+    def pause(self) -> None:
+        """Takes no new calls until ``resume()``; what runs goes on. Also before it serves: it then connects
+        and registers, and waits."""
+        self._paused = True
+        if self._worker is not None:
+            self._worker.pause()
+
+    def resume(self) -> None:
+        """Takes calls again."""
+        self._paused = False
+        if self._worker is not None:
+            self._worker.resume()
 
     async def close(self) -> None:
         """Serves no more: what runs may end within the grace period, the rest is handed back. Closes the

@@ -95,6 +95,25 @@ async def test_a_call_waits_for_somebody_to_serve_it_and_goes_on_when_its_caller
         assert counted.runs == 2
 
 
+async def test_a_paused_one_takes_no_calls(dsn: str, db: Database) -> None:
+    counted = Counted()
+    async with MeshCall(dsn) as mesh, MeshCall(dsn) as caller:
+        mesh.pause()
+        await mesh.connect("paused", counted)
+        with pytest.raises(TimeoutError):
+            await caller.exec("paused", args=[1], timeout=0.3)
+        assert counted.runs == 0
+        mesh.resume()
+        assert (await caller.exec("paused", args=[2], timeout=20))[0] == 2
+        mesh.pause()
+        await until(lambda: db.value("select queues from hotmesh_engine.sleeper where asleep") == [0], "the engine is told")
+        with pytest.raises(TimeoutError):
+            await caller.exec("paused", args=[3], timeout=0.3)
+        assert counted.runs == 2
+        mesh.resume()
+        await until(lambda: counted.runs == 3, "the call that waited has run")
+
+
 async def test_a_decorated_function_is_served_within_the_block(dsn: str, db: Database) -> None:
     mesh = MeshCall(dsn)
 
