@@ -99,12 +99,12 @@ create or replace function hotmesh_engine.turn(
   s_run              bigint[] default '{}',
   s_key              text[] default '{}',
   s_payload          json[] default '{}',
-  -- what runs ask of their records (records.sql); r_seq: the journal row that lists the command
-  r_run              bigint[] default '{}',
-  r_command          int[] default '{}',
-  r_seq              int[] default '{}',
-  r_op               text[] default '{}',
-  r_args             json[] default '{}'
+  -- what runs ask of their records (records.sql); q_seq: the journal row that lists the command
+  q_run              bigint[] default '{}',
+  q_command          int[] default '{}',
+  q_seq              int[] default '{}',
+  q_op               text[] default '{}',
+  q_args             json[] default '{}'
 ) returns setof hotmesh_engine.turn_row
 language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 declare
@@ -224,8 +224,8 @@ begin
         t_input, t_options, t_attempt, t_held, t_due, t_deadline, t_heartbeat, t_failure);
     end if;
 
-    if cardinality(r_run) > 0 then
-      v_answers := hotmesh_engine.change_records(p_worker, v_now, v_rejected, r_run, r_command, r_seq, r_op, r_args);
+    if cardinality(q_run) > 0 then
+      v_answers := hotmesh_engine.change_records(p_worker, v_now, v_rejected, q_run, q_command, q_seq, q_op, q_args);
     end if;
 
     -- 4. park and close -------------------------------------------------------------------------

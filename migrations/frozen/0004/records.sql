@@ -201,10 +201,10 @@ end $$;
 -- --------------------------------------------------------------------------------- in a turn --
 
 -- Carries out what the code of runs asked of their records; returns the ids of the answers.
--- Precondition: the caller holds the runs' `live` rows. r_seq: the journal row that lists the command.
+-- Precondition: the caller holds the runs' `live` rows. q_seq: the journal row that lists the command.
 create or replace function hotmesh_engine.change_records(
   p_worker bigint, p_now timestamptz, p_rejected bigint[],
-  r_run bigint[], r_command int[], r_seq int[], r_op text[], r_args json[]
+  q_run bigint[], q_command int[], q_seq int[], q_op text[], q_args json[]
 ) returns bigint[]
 language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 declare
@@ -219,12 +219,12 @@ begin
   insert into hotmesh_engine.bound (run_id, entity_id, id)
   select r.run_id, hotmesh_engine.entity_id(r.namespace_id, r.workflow_type), r.workflow_id
     from hotmesh_engine.run r
-   where r.run_id = any (r_run) and r.run_id <> all (p_rejected)
+   where r.run_id = any (q_run) and r.run_id <> all (p_rejected)
      and not exists (select from hotmesh_engine.bound b where b.run_id = r.run_id);
 
   for v_one in
     select u.*, b.entity_id, b.id, b.hook
-      from unnest(r_run, r_command, r_seq, r_op, r_args) u(run, command, seq, op, args)
+      from unnest(q_run, q_command, q_seq, q_op, q_args) u(run, command, seq, op, args)
       join hotmesh_engine.bound b on b.run_id = u.run
      where u.run <> all (p_rejected)
      order by b.entity_id, b.id, u.run, u.command
