@@ -5,6 +5,7 @@ __version__ = "0.1.0"
 from . import activity, workflow
 from .call import MeshCall
 from .client import Client
+from .data import MeshData, Page, Record
 from .errors import (
     ActivityError,
     ApplicationError,
@@ -31,6 +32,7 @@ from .handle import Handle
 from .ids import guid
 from .retry import RetryPolicy
 from .schedule import ScheduleHandle
+from .search import Boolean, Numeric, Schema, Tag, Text, Timestamp
 from .starts import StartRequest
 from .sync import SyncClient, SyncHandle, SyncScheduleHandle
 from .worker import Worker
@@ -38,6 +40,7 @@ from .worker import Worker
 __all__ = [
     "ActivityError",
     "ApplicationError",
+    "Boolean",
     "CallFailed",
     "Client",
     "Handle",
@@ -46,20 +49,28 @@ __all__ = [
     "InvalidQuery",
     "InvalidSchedule",
     "MeshCall",
+    "MeshData",
     "NonDeterminismError",
     "NotConnected",
+    "Numeric",
     "OutcomeUnknown",
+    "Page",
     "PayloadError",
+    "Record",
     "RecordError",
     "RetryPolicy",
     "ScheduleHandle",
     "ScheduleNotFound",
+    "Schema",
     "SchemaVersionError",
     "StartRequest",
     "SyncClient",
     "SyncHandle",
     "SyncScheduleHandle",
+    "Tag",
+    "Text",
     "TimeoutError",
+    "Timestamp",
     "Worker",
     "WorkflowAlreadyStarted",
     "WorkflowCancelled",
