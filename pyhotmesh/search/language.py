@@ -64,7 +64,8 @@ def parse(text: str, schema: Schema) -> Tree:
     try:
         tree: Tree = _Builder(schema).transform(_parser.parse(text))
     except UnexpectedInput as error:
-        at = len(text) if error.pos_in_stream is None or error.pos_in_stream < 0 else error.pos_in_stream
+        at = int(getattr(error, "pos_in_stream", None) or 0)
+        at = len(text) if at < 0 else at
         raise InvalidQuery(
             f"the query cannot be read at character {at + 1}: {text[max(0, at - 20) : at + 20]!r}",
             hint=r"quote text, or put a backslash before a sign: @first:\"O'Neil\" @mail:{a\@b}",
