@@ -39,7 +39,7 @@ begin
   when 'number' then
     v_number := p_value::numeric;
   when 'string' then
-    if p_value #>> '{}' !~ '^-?[0-9]{1,308}([.][0-9]{1,340})?$' then return null; end if;
+    if length(p_value #>> '{}') > 600 or p_value #>> '{}' !~ '^-?[0-9]+([.][0-9]+)?$' then return null; end if;
     v_number := (p_value #>> '{}')::numeric;
   else
     return null;
@@ -517,7 +517,7 @@ end $$;
 create or replace function hotmesh_engine.explain_find(
   p_namespace text, p_entity text, p_query json, p_sort text default null, p_descending boolean default false, p_size int default 100
 ) returns json
-language plpgsql stable set search_path = pg_catalog, pg_temp set client_min_messages = 'warning' as $$
+language plpgsql volatile set search_path = pg_catalog, pg_temp set client_min_messages = 'warning' as $$
 declare
   v_sql  record;
   v_plan json;

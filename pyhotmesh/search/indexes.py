@@ -9,7 +9,6 @@ the build would wait in turn. Then they find that all is there.
 from __future__ import annotations
 
 import asyncio
-import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +16,7 @@ import psycopg
 
 from .. import engine
 from ..connection import connect, translate
+from .query import encode
 from .schema import Schema
 
 Plan = list[tuple[str, str, str, str]]
@@ -40,7 +40,7 @@ async def create(dsn: str, namespace: str, entity: str, schema: Schema) -> Index
         await conn.execute("select set_config('statement_timeout', '0', false), set_config('lock_timeout', '0', false)")
         if conn.info.server_version >= 170000:
             await conn.execute("select set_config('transaction_timeout', '0', false)")
-        declared = (namespace, entity, json.dumps(schema.declaration()))
+        declared = (namespace, entity, encode(schema.declaration()))
         entity_id = (await _rows(conn, engine.DECLARE_ENTITY, declared))[0][0]
         plan = await _plan(conn, entity_id, schema)
         created: list[str] = []
