@@ -5,17 +5,20 @@ __version__ = "0.1.0"
 from . import activity, workflow
 from .call import MeshCall
 from .client import Client
+from .data import MeshData, Page, Record
 from .errors import (
     ActivityError,
     ApplicationError,
     CallFailed,
     HotMeshError,
     InvalidDuration,
+    InvalidQuery,
     InvalidSchedule,
     NonDeterminismError,
     NotConnected,
     OutcomeUnknown,
     PayloadError,
+    RecordError,
     ScheduleNotFound,
     SchemaVersionError,
     TimeoutError,
@@ -29,6 +32,7 @@ from .handle import Handle
 from .ids import guid
 from .retry import RetryPolicy
 from .schedule import ScheduleHandle
+from .search import Boolean, Numeric, Schema, Tag, Text, Timestamp
 from .starts import StartRequest
 from .sync import SyncClient, SyncHandle, SyncMeshCall, SyncScheduleHandle
 from .worker import Worker
@@ -36,27 +40,38 @@ from .worker import Worker
 __all__ = [
     "ActivityError",
     "ApplicationError",
+    "Boolean",
     "CallFailed",
     "Client",
     "Handle",
     "HotMeshError",
     "InvalidDuration",
+    "InvalidQuery",
     "InvalidSchedule",
     "MeshCall",
+    "MeshData",
     "NonDeterminismError",
     "NotConnected",
+    "Numeric",
     "OutcomeUnknown",
+    "Page",
     "PayloadError",
+    "Record",
+    "RecordError",
     "RetryPolicy",
     "ScheduleHandle",
     "ScheduleNotFound",
+    "Schema",
     "SchemaVersionError",
     "StartRequest",
     "SyncClient",
     "SyncHandle",
     "SyncMeshCall",
     "SyncScheduleHandle",
+    "Tag",
+    "Text",
     "TimeoutError",
+    "Timestamp",
     "Worker",
     "WorkflowAlreadyStarted",
     "WorkflowCancelled",

@@ -31,6 +31,7 @@ _GROUPS = (
      "t_heartbeat", "t_failure"),
     ("d_run", "d_command", "d_attempt", "d_kind", "d_payload", "d_due"),
     ("s_run", "s_key", "s_payload"),
+    ("q_run", "q_command", "q_seq", "q_op", "q_args"),
 )  # fmt: skip
 
 
@@ -76,6 +77,23 @@ DELETE_SCHEDULE = "select hotmesh.delete_schedule(%s, %s)"
 NEXT_RUNS = "select hotmesh.next_runs(%s, %s, %s)"
 CALL = "select run_id, status, payload from hotmesh_engine.call(%s, %s, %s, %s, %s, %s::text::interval, %s, %s)"
 FLUSH_CALL = "select hotmesh_engine.flush_call(%s, %s, %s)"
+START_ON_RECORD = (
+    "select run_id, started from hotmesh_engine.start_on_record(%s, %s, %s, %s::text::json, %s, %s, %s, %s, %s::text::json, "
+    "%s::text::uuid, %s::text::interval, %s, 'use_existing', 'use_completed', %s, %s)"
+)
+CHANGE_RECORD = "select hotmesh_engine.change_record(%s, %s, %s, %s, %s::text::json, %s::text::interval, %s, %s)"
+RECORD = "select hotmesh.record(%s, %s, %s, %s)::text"
+RECORD_AS_OF = "select hotmesh.record_as_of(%s, %s, %s, %s, %s)::text"
+RUNS_OF_RECORD = "select hotmesh_engine.runs_of_record(%s, %s, %s)"
+FLUSH_RECORD = "select hotmesh_engine.flush_record(%s, %s, %s)"
+DECLARE_ENTITY = "select hotmesh_engine.declare_entity(%s, %s, %s::text::json)"
+INDEX_PLAN = "select name, state, build, remove from hotmesh_engine.index_plan(%s, %s)"
+MAKE_VIEW = "select hotmesh_engine.make_view(%s)"
+LOCK_INDEXES = "select pg_try_advisory_lock(1212370261)"  # 'HMWU'
+FIND = "select id, data, key from hotmesh_engine.find(%s, %s, %s::text::json, %s, %s, %s, %s, %s, %s::text::json)"
+COUNT_RECORDS = "select hotmesh_engine.count_records(%s, %s, %s::text::json)"
+AGGREGATE = "select hotmesh_engine.aggregate(%s, %s, %s::text::json, %s, %s::text::json, %s)"
+EXPLAIN_FIND = "select hotmesh_engine.explain_find(%s, %s, %s::text::json, %s, %s, %s)"
 NOW = "select hotmesh_engine.epoch(hotmesh.now())"
 TIME = "select hotmesh.now()"
 
@@ -119,6 +137,7 @@ def turn_call(
     ended: list[tuple[int, int]] = []
     tasks: list[tuple[Any, ...]] = []
     signals: list[tuple[int, str, bytes]] = []
+    records: list[tuple[int, int, int, str, bytes]] = []
     for parcel in parcels:
         held = parcel.run
         run_id = held.run_id
@@ -138,13 +157,17 @@ def turn_call(
             tasks += [(run_id, *task) for task in parcel.tasks]
         if parcel.signals:
             signals += [(run_id, *signal) for signal in parcel.signals]
+        if parcel.records:  # listed by its last row at the latest
+            last = parcel.base + len(parcel.rows)
+            records += [(run_id, number, last, op, args) for number, op, args in parcel.records]
     # fmt: off
     params: list[Any] = [
         worker, Int4s(capacity.queues), capacity.runs, capacity.activities, capacity.suspects,
         capacity.due_floor, capacity.after, capacity.asleep, Int8s(closed),
     ]
     groups = (
-        bool(heads), bool(cleared or used or back), bool(rows), bool(waits), bool(ended), bool(tasks), bool(ends), bool(signals)
+        bool(heads), bool(cleared or used or back), bool(rows), bool(waits), bool(ended), bool(tasks), bool(ends), bool(signals),
+        bool(records),
     )
     if heads:
         params += _columns(heads, Int8s, Int4s, Int4s, Int2s, Times, Jsons)
@@ -164,6 +187,8 @@ def turn_call(
         params += _columns(ends, Int8s, Int4s, Int4s, Int2s, Jsons, Times)
     if signals:
         params += _columns(signals, Int8s, Texts, Jsons)
+    if records:
+        params += _columns(records, Int8s, Int4s, Int4s, Texts, Jsons)
     # fmt: on
     return _turn(groups), params
 

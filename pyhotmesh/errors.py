@@ -174,6 +174,18 @@ class NotConnected(HotMeshError):
     code = "HM031"
 
 
+class InvalidQuery(HotMeshError, ValueError):
+    """Not a search that can be carried out: an unknown field, operator or value, or words that cannot be read."""
+
+    code = "HM040"
+
+
+class RecordError(HotMeshError):
+    """A record cannot do this: it is not there, or its document does not fit the operation."""
+
+    code = "HM041"
+
+
 class ApplicationError(HotMeshError):
     """A failure of user code, as it is recorded; raise it to say how it is to be treated.
 
@@ -205,7 +217,7 @@ _BY_STATE: dict[str, type[HotMeshError]] = {
     cls.code: cls
     for cls in (
         WorkflowAlreadyStarted, WorkflowNotFound, WorkerLost, NotInTransaction, SchemaVersionError, RunBusy, WorkflowFailed,
-        InvalidDuration, InvalidSchedule, ScheduleNotFound,
+        InvalidDuration, InvalidSchedule, ScheduleNotFound, InvalidQuery, RecordError,
     )
 }  # fmt: skip
 

@@ -391,6 +391,10 @@ class Feeder:
                     run.parcel().waits.append((command.number, "w", command.name, command.number, None))
                 elif kind == "s":
                     run.parcel().signals.append(command.spec)
+                elif kind == "r":
+                    parcel = run.parcel()
+                    parcel.records.append((command.number, *command.spec))
+                    parcel.size += len(command.spec[1])
         if instance.ended:
             for number in instance.ended:
                 self._give_up(run, number)

@@ -36,6 +36,8 @@ DOMAINS: Final = (
     "give.sql",
     "start.sql",
     "close.sql",
+    "records.sql",
+    "searching.sql",
     "route.sql",
     "claim.sql",
     "tasks.sql",
@@ -206,6 +208,13 @@ def apply_frozen(revision: str, *, tables: bool = False) -> None:
     """
     files = frozen(revision).items()
     _run_in_migration([(f"{revision}/{name}", text) for name, text in files if tables or name != TABLES])
+
+
+def restore(revision: str) -> None:
+    """Apply, on the way back, what the frozen copies of a revision had replaced."""
+    older = newest_frozen(revision)
+    names = [name for name in frozen(revision) if name in older and name != TABLES]
+    _run_in_migration([(f"before {revision}/{name}", older[name]) for name in names])
 
 
 def frozen(revision: str, root: Path = FROZEN) -> dict[str, str]:

@@ -23,7 +23,7 @@ from zlib import crc32
 import orjson
 
 from . import payloads
-from .errors import ActivityError, HotMeshError, NonDeterminismError, PayloadError, TimeoutError
+from .errors import ActivityError, HotMeshError, NonDeterminismError, PayloadError, RecordError, TimeoutError
 from .loop import DurableFuture, TimerHandle, WorkflowLoop, WorkflowTask
 from .retry import RetryPolicy
 
@@ -36,6 +36,8 @@ SIGNAL_RECEIVED = 5
 COMMANDS = 6
 LEASE_LOST = 7
 CANCEL_REQUESTED = 8
+RECORD_ANSWERED = 20
+RECORD_REFUSED = 21
 
 # How a run closes.
 COMPLETED = 1
@@ -85,7 +87,8 @@ class ActivityCall(NamedTuple):
 
 
 class Command:
-    """Something that workflow code asked for: a activity, t timer, w wait for a signal, s signal sent."""
+    """Something that workflow code asked for: a activity, t timer, w wait for a signal, s signal sent,
+    r something asked of its record."""
 
     __slots__ = ("digest", "future", "kind", "name", "number", "spec", "timer")
 
@@ -209,6 +212,8 @@ class Instance:
             error = ActivityError(f"activity {command.name!r} failed: {cause}", cause=cause, activity=command.name)
             error.__cause__ = cause
             future.set_exception(error)
+        elif kind == RECORD_REFUSED:
+            future.set_exception(RecordError(str(payloads.decode_failure(payload or b"{}").args[0])))
         else:
             future.set_result(payloads.decode(payload) if payload is not None else None)
 
@@ -306,6 +311,13 @@ class Instance:
         """A signal that the engine sends when this step is recorded."""
         self.issue("s", signal_id, crc32(payload), (signal_id, payload), None)
 
+    def change_record(self, op: str, args: bytes) -> DurableFuture:
+        """Something asked of the run's record; the engine does it when this step is recorded, and answers."""
+        future = DurableFuture(loop=self._loop)
+        future._index = self.next_number
+        self.issue("r", op, crc32(args), (op, args), future)
+        return future
+
     def wait_condition(self, predicate: Callable[[], bool]) -> asyncio.Future[Any]:
         """Resolved when the predicate is true; looked at after each event."""
         future = self._loop.create_future()
@@ -356,7 +368,7 @@ class Instance:
         sign: dict[int, int] = {}
         out: dict[int, int] = {}
         for number, command in self.pending.items():
-            if command.kind == "t":
+            if command.kind in "tr":  # neither waits for a message: a record's answer comes with the turn that asks
                 continue
             consumer = _consumer(command.future)
             if consumer is None:
@@ -408,12 +420,13 @@ def _consumer(future: Any) -> tuple[int, int] | None:
 
 def _event(row: Row) -> str:
     names = {STARTED: "started", ACTIVITY_COMPLETED: "an activity's result", ACTIVITY_FAILED: "an activity's failure",
-             TIMER_FIRED: "a timer", SIGNAL_RECEIVED: "a signal", COMMANDS: "more commands"}  # fmt: skip
+             TIMER_FIRED: "a timer", SIGNAL_RECEIVED: "a signal", COMMANDS: "more commands",
+             RECORD_ANSWERED: "a record's answer", RECORD_REFUSED: "a record's refusal"}  # fmt: skip
     text = names.get(row.kind, f"event {row.kind}")
     return f"{text} (command {row.command})" if row.command is not None else text
 
 
-_KINDS = {"a": "activity", "t": "timer", "w": "wait for signal", "s": "signal"}
+_KINDS = {"a": "activity", "t": "timer", "w": "wait for signal", "s": "signal", "r": "record"}
 
 
 def _show(mine: list[Any], other: list[Any]) -> str:

@@ -28,6 +28,7 @@ class Parcel:
         "ended",
         "lists",
         "outcome",
+        "records",
         "rows",
         "run",
         "signals",
@@ -55,6 +56,7 @@ class Parcel:
         self.waits: list[tuple[int, str, str | None, int, int | None]] = []
         self.signals: list[tuple[str, bytes]] = []
         self.tasks: list[tuple[Any, ...]] = []
+        self.records: list[tuple[int, str, bytes]] = []  # asked of its record: command, operation, arguments
 
     @property
     def ends_lease(self) -> bool:
@@ -65,7 +67,7 @@ class Parcel:
     def is_empty(self) -> bool:
         """Nothing in it to send."""
         return self.end == KEEP and not (
-            self.rows or self.starts or self.waits or self.tasks or self.signals
+            self.rows or self.starts or self.waits or self.tasks or self.signals or self.records
             or self.ended or self.used or self.back or self.cleared
         )  # fmt: skip
 
@@ -74,7 +76,7 @@ class Parcel:
         """Says only that the run has started: nothing is lost if that is never recorded."""
         return (
             len(self.rows) == 1 and self.rows[0][2] == 1 and self.end == KEEP
-            and not (self.starts or self.waits or self.tasks or self.signals or self.ended)
+            and not (self.starts or self.waits or self.tasks or self.signals or self.records or self.ended)
         )  # fmt: skip
 
     @property
@@ -85,7 +87,7 @@ class Parcel:
 
     def extend(self, later: Parcel) -> None:
         """Takes over what has gathered since."""
-        for name in ("rows", "used", "back", "ended", "starts", "waits", "signals", "tasks"):
+        for name in ("rows", "used", "back", "ended", "starts", "waits", "signals", "tasks", "records"):
             getattr(self, name).extend(getattr(later, name))
         self.size += later.size
         self.lists |= later.lists

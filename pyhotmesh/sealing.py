@@ -76,7 +76,7 @@ class Sealer:
             parcel.waits = [(number, kind, key, groups.get(number, number), due) for number, kind, key, _, due in parcel.waits]
         if not (run.local or parcel.starts or self._work.has_results) and self._may_park(run, instance):
             self._park(run, parcel, instance)
-        if parcel.waits or parcel.tasks or parcel.signals or parcel.end == PARK or parcel.lists:
+        if parcel.waits or parcel.tasks or parcel.signals or parcel.records or parcel.end == PARK or parcel.lists:
             listing = instance.listing()
             # Tasks must not be added twice: a row, even an empty one, shows whether the parcel was recorded.
             if listing is not None or (parcel.tasks and not parcel.rows):
@@ -106,7 +106,7 @@ class Sealer:
             group = groups.get(number, number)
             if command.kind == "t":
                 parcel.waits.append((number, "t", None, number, command.spec))
-            elif run.registered.get(number) != group:
+            elif command.kind != "r" and run.registered.get(number) != group:
                 parcel.waits.append((number, command.kind, command.name, group, None))
 
     def _cool(self) -> None:

@@ -21,6 +21,7 @@ from types import ModuleType
 from typing import Any, TypeVar, cast, overload
 
 from . import activity, payloads
+from .documents import Entity, Search
 from .durations import Duration, parse
 from .errors import TimeoutError
 from .loop import WorkflowLoop
@@ -210,6 +211,16 @@ async def wait_condition(predicate: Callable[[], bool], timeout: Duration | None
             await future
     except builtins.TimeoutError as error:
         raise TimeoutError(f"the condition was not met within {seconds:g} s", kind="wait_condition") from error
+
+
+def search() -> Search:
+    """The record of this workflow, field by field."""
+    return Search(_instance())
+
+
+def entity() -> Entity:
+    """The record of this workflow as one nested document."""
+    return Entity(_instance())
 
 
 def info() -> Info:

@@ -87,6 +87,7 @@ language sql immutable parallel safe as $$
   select case p_kind
     when 1 then 'started' when 2 then 'activity_completed' when 3 then 'activity_failed'
     when 4 then 'timer_fired' when 5 then 'signal_received' when 6 then 'commands'
-    when 7 then 'lease_lost' when 8 then 'cancel_requested' when 100 then 'dropped'
+    when 7 then 'lease_lost' when 8 then 'cancel_requested'
+    when 20 then 'record_answered' when 21 then 'record_refused' when 100 then 'dropped'
     else 'kind_' || p_kind end
 $$;

@@ -14,6 +14,7 @@
 
 create schema hotmesh;
 create schema hotmesh_engine;
+create schema hotmesh_data;                     -- a view for each entity that was declared searchable
 
 -- All ids come from one sequence, so that a message, a run and a wait can be told apart in a log.
 -- CACHE 1: `message.place` is first in, first out, and a cached block would break that order.
@@ -258,6 +259,65 @@ create unlogged table hotmesh_engine.waiter (
   since      timestamptz not null default clock_timestamp(),
   primary key (run_id, client)
 );
+
+-- ------------------------------------------------------------------------------------- records --
+
+-- An entity: a kind of record of one namespace. Its number names its rows and its indexes.
+create table hotmesh_engine.entity (
+  entity_id     int  generated always as identity primary key,
+  namespace_id  int  not null,
+  name          text not null,
+  unique (namespace_id, name)
+);
+
+-- What of an entity's documents can be searched, as declared (searching.sql).
+create table hotmesh_engine.entity_field (
+  entity_id  int     not null,
+  position   int     not null,
+  name       text    not null,
+  type       text    not null,                   -- TAG, TEXT, NUMERIC, BOOLEAN, TIMESTAMP
+  sortable   boolean not null,
+  config     text    not null,                   -- of a TEXT: simple, or a language
+  primary key (entity_id, name)
+);
+
+-- A document that can be searched, the engine's only jsonb. Its expression indexes are partial, one
+-- entity each, and made by `create_search_index`: who declares no search pays for none.
+create table hotmesh_engine.record (
+  entity_id   int         not null,
+  version     int         not null,              -- of its last change
+  created_at  timestamptz not null,
+  updated_at  timestamptz not null,
+  expires_at  timestamptz not null default 'infinity',
+  follows     bigint,                            -- the run with whose retention it goes; null: none
+  id          text        collate "C" not null,
+  data        jsonb       not null,
+  primary key (entity_id, id)
+);
+create index record_expiry on hotmesh_engine.record (expires_at) where expires_at < 'infinity';
+
+-- What each change made of the fields that it touched: a record as of any moment.
+create table hotmesh_engine.record_change (
+  entity_id  int         not null,
+  version    int         not null,
+  at         timestamptz not null,
+  run_id     bigint,                             -- null: changed from outside
+  seq        int,                                -- the run's journal row that lists the command
+  command    int,
+  id         text        collate "C" not null,
+  changed    json        not null,               -- field: its new value
+  removed    text[],
+  primary key (entity_id, id, version)
+);
+
+-- Which record the code of a run works on, if it has touched one.
+create table hotmesh_engine.bound (
+  run_id     bigint  primary key,
+  entity_id  int     not null,
+  hook       boolean not null default false,     -- works on a record that another run began
+  id         text    collate "C" not null
+);
+create index bound_record on hotmesh_engine.bound (entity_id, id);
 
 -- The answer of a turn: rows of one shape, told apart by `kind` (see turn.sql).
 create type hotmesh_engine.turn_row as (

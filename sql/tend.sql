@@ -190,6 +190,7 @@ begin
     delete from hotmesh_engine.run where run_id = any (v_runs);
     delete from hotmesh_engine.outcome where run_id = any (v_runs);
   end if;
+  perform hotmesh_engine.prune_records(v_runs, v_now, max_runs);
   delete from hotmesh_engine.message where message_id in (
     select message_id from hotmesh_engine.message where expires_at <= v_now limit max_runs for update skip locked);
   delete from hotmesh_engine.undelivered u

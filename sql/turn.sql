@@ -13,9 +13,10 @@
 --
 -- Locks, in this order: own `worker` row FOR KEY SHARE (waits only for adopt and sweep, which end
 -- this incarnation); `live` rows of the batch, sorted (only the holder, or somebody who used SKIP
--- LOCKED, ever has them); `activity_task` rows whose result is reported, sorted. All that follows
--- is inserted, or belongs to a locked run, or is tried with SKIP LOCKED. So no turn waits for
--- another turn, and none for a user's transaction.
+-- LOCKED, ever has them); `record` rows that its runs work on, sorted; `activity_task` rows whose result
+-- is reported, sorted. All that follows is inserted, or belongs to a locked run, or is tried with SKIP
+-- LOCKED. So a turn waits for another one only where their runs write the same record, and none waits
+-- for a user's transaction.
 -- Zombie: a worker swept or adopted is refused whole (HM004). A run whose lease moved on is
 -- rejected alone: holder, fence and base_seq must all match; its other arrays are ignored.
 -- Lost reply: nothing is sent again; the worker adopts (workers.sql) and learns what was recorded.
@@ -97,7 +98,13 @@ create or replace function hotmesh_engine.turn(
   -- signals sent by runs
   s_run              bigint[] default '{}',
   s_key              text[] default '{}',
-  s_payload          json[] default '{}'
+  s_payload          json[] default '{}',
+  -- what runs ask of their records (records.sql); q_seq: the journal row that lists the command
+  q_run              bigint[] default '{}',
+  q_command          int[] default '{}',
+  q_seq              int[] default '{}',
+  q_op               text[] default '{}',
+  q_args             json[] default '{}'
 ) returns setof hotmesh_engine.turn_row
 language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 declare
@@ -117,6 +124,7 @@ declare
   v_task_run  bigint[];
   v_task_cmd  int[];
   v_handed    bigint[];
+  v_answers   bigint[];
 begin
   -- 1. lock and check ---------------------------------------------------------------------------
   perform from hotmesh_engine.worker where worker_id = p_worker and not dead for key share;
@@ -216,6 +224,10 @@ begin
         t_input, t_options, t_attempt, t_held, t_due, t_deadline, t_heartbeat, t_failure);
     end if;
 
+    if cardinality(q_run) > 0 then
+      v_answers := hotmesh_engine.change_records(p_worker, v_now, v_rejected, q_run, q_command, q_seq, q_op, q_args);
+    end if;
+
     -- 4. park and close -------------------------------------------------------------------------
     if -1 = any (p_end) then
       select array_agg(run) into v_parked from unnest(p_run, p_end) u(run, how)
@@ -295,7 +307,7 @@ begin
       select 5::smallint, run_id, null::bigint, null::int, null::int, null::int, null::int, null::double precision,
              null::text, null::text, null::text, null::text, null::text from gone;
   end if;
-  v_handed := v_handed || v_routed.r_handed;
+  v_handed := v_handed || v_routed.r_handed || v_answers;
   if v_handed is not null then
     return query
     select 3::smallint, run_id, inbox_id, null::int, kind::int, command, null::int, null::double precision,

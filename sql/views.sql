@@ -140,3 +140,21 @@ select n.name as namespace, k.schedule_id, s.slot,
   left join hotmesh_engine.outcome o on o.run_id = s.run_id and s.status is null;
 comment on view hotmesh.firings is
   'What became of each slot of each schedule: decision, and of the run that it started the outcome; a missed one stands for all until missed_until.';
+
+create or replace view hotmesh.records as
+select n.name as namespace, e.name as entity, r.id, r.data, r.version, r.created_at, r.updated_at,
+       nullif(r.expires_at, 'infinity') as expires_at, r.follows as run_id
+  from hotmesh_engine.record r
+  join hotmesh_engine.entity e on e.entity_id = r.entity_id
+  join hotmesh_engine.namespace n on n.namespace_id = e.namespace_id
+ where r.expires_at > (select hotmesh.now());
+comment on view hotmesh.records is
+  'Documents of workflows; run_id: the workflow that it is kept with. With typed columns: the views of schema hotmesh_data.';
+
+create or replace view hotmesh.record_changes as
+select n.name as namespace, e.name as entity, c.id, c.version, c.at, c.run_id, c.seq, c.command, c.changed, c.removed
+  from hotmesh_engine.record_change c
+  join hotmesh_engine.entity e on e.entity_id = c.entity_id
+  join hotmesh_engine.namespace n on n.namespace_id = e.namespace_id;
+comment on view hotmesh.record_changes is
+  'Every change of a record: the new values of the fields that it touched, and which workflow made it at which row of its journal (null: from outside).';

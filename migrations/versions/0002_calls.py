@@ -13,7 +13,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    migrate.apply_frozen("0001")
+    migrate.restore(revision)
     migrate.run(
         "drop function hotmesh.call(text, json, text, interval, text);"
         "drop function hotmesh_engine.call(text, text, text, json, uuid, interval, bigint, boolean);"

@@ -100,8 +100,5 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    older = migrate.newest_frozen(before=revision)
-    for name in migrate.frozen(revision):
-        if name in older and name != migrate.TABLES:
-            migrate.run(older[name])
+    migrate.restore(revision)
     migrate.run(GONE)

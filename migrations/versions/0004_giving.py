@@ -14,10 +14,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    older = migrate.newest_frozen(before=revision)
-    for name in migrate.frozen(revision):
-        if name in older and name != migrate.TABLES:
-            migrate.run(older[name])
+    migrate.restore(revision)
     migrate.run(
         "drop function hotmesh_engine.give(bigint, int, timestamptz, text, text, json);"
         "drop function hotmesh_engine.given(bigint, bigint[]);"

@@ -113,3 +113,13 @@ def test_calls(dsn: str) -> None:
     assert run(dsn, "calls.py").splitlines()[-1] == "a nightly call: there already"
     assert run(dsn, "calls.py", "stop") == "ended\n"
     assert run(dsn, "calls.py", "stop") == "there is none\n"
+
+
+def test_users_are_records_that_are_found_and_joined(dsn: str) -> None:
+    assert run(dsn, "users.py").splitlines() == [
+        "Welcome, James.",
+        "['active', 'created', 'first', 'id']",
+        "[('jim123', 'James')]",
+        "[('jim123', 'James')]",
+        "[{'first': 'James', 'nspname': 'public'}]",
+    ]

@@ -19,7 +19,7 @@ CODES = {
     "HM020": "WorkflowFailed", "HM021": "WorkflowInterrupted", "HM022": "WorkflowCancelled", "HM023": "ActivityError",
     "HM024": "TimeoutError", "HM025": "NonDeterminismError", "HM026": "InvalidDuration", "HM027": "InvalidSchedule",
     "HM029": "ScheduleNotFound", "HM030": "OutcomeUnknown", "HM031": "NotConnected", "HM032": "ApplicationError",
-    "HM033": "CallFailed",
+    "HM033": "CallFailed", "HM040": "InvalidQuery", "HM041": "RecordError",
 }  # fmt: skip
 
 

@@ -1,0 +1,107 @@
+"""Records: documents of workflows, their changes, and what is needed to search them."""
+
+from pyhotmesh import migrate
+
+revision = "0005"
+down_revision = "0004"
+branch_labels = None
+depends_on = None
+
+_TABLES = """\
+create schema hotmesh_data;
+
+create table hotmesh_engine.entity (
+  entity_id     int  generated always as identity primary key,
+  namespace_id  int  not null,
+  name          text not null,
+  unique (namespace_id, name)
+);
+
+create table hotmesh_engine.entity_field (
+  entity_id  int     not null,
+  position   int     not null,
+  name       text    not null,
+  type       text    not null,
+  sortable   boolean not null,
+  config     text    not null,
+  primary key (entity_id, name)
+);
+
+create table hotmesh_engine.record (
+  entity_id   int         not null,
+  version     int         not null,
+  created_at  timestamptz not null,
+  updated_at  timestamptz not null,
+  expires_at  timestamptz not null default 'infinity',
+  follows     bigint,
+  id          text        collate "C" not null,
+  data        jsonb       not null,
+  primary key (entity_id, id)
+);
+create index record_expiry on hotmesh_engine.record (expires_at) where expires_at < 'infinity';
+
+create table hotmesh_engine.record_change (
+  entity_id  int         not null,
+  version    int         not null,
+  at         timestamptz not null,
+  run_id     bigint,
+  seq        int,
+  command    int,
+  id         text        collate "C" not null,
+  changed    json        not null,
+  removed    text[],
+  primary key (entity_id, id, version)
+);
+
+create table hotmesh_engine.bound (
+  run_id     bigint  primary key,
+  entity_id  int     not null,
+  hook       boolean not null default false,
+  id         text    collate "C" not null
+);
+create index bound_record on hotmesh_engine.bound (entity_id, id);
+"""
+
+# Its last arguments are new.
+_TURN = """\
+drop function hotmesh_engine.turn(
+bigint, int[], int, int, int, timestamptz, bigint, boolean, bigint[], bigint[], int[], int[],
+smallint[], timestamptz[], json[], bigint[], bigint[], int[], smallint[], int[], timestamptz[],
+json[], json[], bigint[], bigint[], bigint[], int[], text[], text[], int[], timestamptz[], bigint[],
+int[], bigint[], int[], text[], text[], json[], json[], int[], boolean[], timestamptz[],
+timestamptz[], double precision[], json[], bigint[], int[], int[], smallint[], json[],
+timestamptz[], bigint[], text[], json[]
+);
+"""
+
+# `turn` has its old arguments again, and with it comes what was there before.
+_BACK = """\
+drop schema hotmesh_data cascade;
+drop view hotmesh.records, hotmesh.record_changes;
+drop function hotmesh_engine.turn;
+drop function
+hotmesh_engine.entity_id, hotmesh_engine.known_entity, hotmesh_engine.merge,
+hotmesh_engine.apply_change, hotmesh_engine.write_record, hotmesh_engine.change_records,
+hotmesh_engine.change_record, hotmesh_engine.no_record, hotmesh_engine.start_on_record,
+hotmesh_engine.runs_of_record, hotmesh_engine.flush_record, hotmesh_engine.prune_records,
+hotmesh.record, hotmesh.record_as_of, hotmesh_engine.scalar, hotmesh_engine.tag,
+hotmesh_engine.number, hotmesh_engine.bool, hotmesh_engine.instant, hotmesh_engine.prefix_query,
+hotmesh_engine.invalid_query, hotmesh_engine.declare_entity, hotmesh_engine.key_of,
+hotmesh_engine.words_of, hotmesh_engine.index_plan, hotmesh_engine.make_view,
+hotmesh_engine.condition, hotmesh_engine.field_of, hotmesh_engine.value_key,
+hotmesh_engine.comparison, hotmesh_engine.bound_sql, hotmesh_engine.where_sql,
+hotmesh_engine.find_sql, hotmesh_engine.check_page, hotmesh_engine.find,
+hotmesh_engine.count_records, hotmesh_engine.explain_find, hotmesh_engine.aggregate, hotmesh.find;
+drop table hotmesh_engine.bound, hotmesh_engine.record_change, hotmesh_engine.record,
+  hotmesh_engine.entity_field, hotmesh_engine.entity;
+"""
+
+
+def upgrade() -> None:
+    migrate.run(_TABLES + _TURN)
+    migrate.apply_frozen(revision)
+
+
+def downgrade() -> None:
+    migrate.run(_BACK)
+    migrate.restore(revision)

@@ -1,0 +1,125 @@
+"""A workflow's own record, as its code sees it: ``workflow.search()`` and ``workflow.entity()``.
+
+Each call is a command: listed in the journal, carried out by the engine in the turn that records it, and
+answered by an event. It applies once, however often the code is replayed. Calls take effect in the order
+in which they are made; await them, or ``gather`` several.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Mapping
+from typing import Any
+
+from . import payloads
+from .errors import PayloadError
+from .replay import Instance
+
+
+def field_name(name: Any) -> str:
+    """A field's name, as documents hold it."""
+    return payloads.check_name(name, "field")
+
+
+def number(value: Any) -> int | float:
+    """An amount to count by."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise PayloadError("value", f"must be a number, this is {value!r:.100}")
+    return value
+
+
+def fields_of(given: Mapping[str, Any] | None, named: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a ``set``, given as a mapping, by name, or both."""
+    fields = {**(given or {}), **named}
+    for name in fields:
+        field_name(name)
+    return fields
+
+
+def encode(value: Any) -> bytes:
+    """A value as JSON that stays what it is in ``jsonb``: a float keeps its point, also beyond 1e16."""
+    data = payloads.encode(value)
+    if b"e" in data and _has_exponent(data):
+        return _write(payloads.decode(data)).encode()
+    return data
+
+
+def _has_exponent(data: bytes) -> bool:
+    at = data.find(b"e")
+    while at >= 0:
+        if at and data[at - 1 : at].isdigit() and data[at + 1 : at + 2] in b"-+0123456789":
+            return True
+        at = data.find(b"e", at + 1)
+    return False
+
+
+def _write(value: Any) -> str:
+    if isinstance(value, float):
+        text = f"{value:f}" if value.is_integer() else repr(value)
+        return text if "." in text or "e" in text else f"{text}.0"
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{payloads.encode(k).decode()}:{_write(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(map(_write, value)) + "]"
+    return payloads.encode(value).decode()
+
+
+def path_of(path: str) -> list[str]:
+    """The steps of a path such as ``a.b``; numbers are places in arrays."""
+    return [field_name(step) for step in path.split(".")]
+
+
+class Search:
+    """The fields of the record of the workflow that this code is."""
+
+    __slots__ = ("_instance",)
+
+    def __init__(self, instance: Instance) -> None:
+        self._instance = instance
+
+    def set(self, fields: Mapping[str, Any] | None = None, /, **named: Any) -> Awaitable[None]:
+        """Sets fields to values: ``set(active="yes")`` or ``set({"active": "yes"})``; others stay."""
+        return self._instance.change_record("set", encode(fields_of(fields, named)))
+
+    def get(self, field: str) -> Awaitable[Any]:
+        """A field's value; None if it has none."""
+        return self._instance.change_record("get", payloads.encode([field_name(field)]))
+
+    def mget(self, *fields: str) -> Awaitable[list[Any]]:
+        """The values of several fields, in order."""
+        return self._instance.change_record("mget", payloads.encode([field_name(f) for f in fields]))
+
+    def incr(self, field: str, by: float = 1) -> Awaitable[Any]:
+        """Adds to a number, in exact decimals; the new value. A missing field counts as 0. ``RecordError``
+        if it is no number."""
+        return self._instance.change_record("incr", encode([field_name(field), number(by)]))
+
+    def mult(self, field: str, by: float) -> Awaitable[Any]:
+        """Multiplies a number, in exact decimals; the new value. A missing field counts as 1. ``RecordError``
+        if it is no number."""
+        return self._instance.change_record("mult", encode([field_name(field), number(by)]))
+
+    def delete(self, *fields: str) -> Awaitable[int]:
+        """Removes fields; how many of them there were."""
+        return self._instance.change_record("delete", payloads.encode([field_name(f) for f in fields]))
+
+
+class Entity:
+    """The same record as a nested document."""
+
+    __slots__ = ("_instance",)
+
+    def __init__(self, instance: Instance) -> None:
+        self._instance = instance
+
+    def merge(self, document: Mapping[str, Any]) -> Awaitable[dict[str, Any]]:
+        """Merges a document in: objects member by member, anything else replaced. The whole document."""
+        return self._instance.change_record("merge", encode(dict(document)))
+
+    def append(self, path: str, value: Any) -> Awaitable[int]:
+        """Appends to the array at a path (``"a.b"``), which is made if need be; its new length.
+        ``RecordError`` if something else is there."""
+        return self._instance.change_record("append", encode([path_of(path), value]))
+
+    def get(self, path: str | None = None) -> Awaitable[Any]:
+        """The value at a path (``"a.b"``, ``"items.0"``); without one the whole document. None if there is none."""
+        return self._instance.change_record("get", payloads.encode(path_of(path) if path is not None else []))

@@ -1,0 +1,77 @@
+"""Makes what a schema declares: entries of the engine, real indexes, a view.
+
+The engine says which indexes an entity should have and has (``index_plan``); here they are built one after
+another, CONCURRENTLY, on a connection of their own: writers never wait. One process at a time builds; the
+others try for the lock again and again, because a statement that waited would hold a snapshot, for which
+the build would wait in turn. Then they find that all is there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+
+from .. import engine
+from ..connection import connect, translate
+from .query import encode
+from .schema import Schema
+
+Plan = list[tuple[str, str, str, str]]
+_PATIENCE = 0.05  # seconds between looks for the lock
+
+
+@dataclass(frozen=True)
+class IndexReport:
+    """What ``create_search_index`` found and did: names of indexes."""
+
+    created: tuple[str, ...] = ()
+    repaired: tuple[str, ...] = ()  # left over by an attempt that did not end
+    kept: tuple[str, ...] = ()
+    would_drop: tuple[str, ...] = ()  # statements: no field of this schema asks for these indexes any more
+
+
+async def create(dsn: str, namespace: str, entity: str, schema: Schema) -> IndexReport:
+    """See ``MeshData.create_search_index``."""
+    conn = await connect(dsn)
+    try:
+        await conn.execute("select set_config('statement_timeout', '0', false), set_config('lock_timeout', '0', false)")
+        if conn.info.server_version >= 170000:
+            await conn.execute("select set_config('transaction_timeout', '0', false)")
+        declared = (namespace, entity, encode(schema.declaration()))
+        entity_id = (await _rows(conn, engine.DECLARE_ENTITY, declared))[0][0]
+        plan = await _plan(conn, entity_id, schema)
+        created: list[str] = []
+        repaired: list[str] = []
+        if any(state in ("missing", "invalid") for _, state, _, _ in plan):
+            while not (await _rows(conn, engine.LOCK_INDEXES, ()))[0][0]:  # noqa: ASYNC110
+                await asyncio.sleep(_PATIENCE)
+            plan = await _plan(conn, entity_id, schema)
+            for name, state, build, remove in plan:
+                if state == "invalid":
+                    await conn.execute(remove.encode())
+                if state in ("missing", "invalid"):
+                    await conn.execute(build.encode())
+                    (created if state == "missing" else repaired).append(name)
+        await conn.execute(engine.MAKE_VIEW, (entity_id,))
+    except psycopg.Error as error:
+        raise translate(error) from error
+    finally:
+        await conn.close()
+    return IndexReport(
+        tuple(created), tuple(repaired), tuple(name for name, state, _, _ in plan if state == "ready"),
+        tuple(remove for _, state, _, remove in plan if state == "unused"),
+    )  # fmt: skip
+
+
+async def _plan(conn: Any, entity_id: int, schema: Schema) -> Plan:
+    rows: Plan = await _rows(conn, engine.INDEX_PLAN, (entity_id, list(schema.fields)))
+    return rows
+
+
+async def _rows(conn: Any, query: str, params: tuple[Any, ...]) -> list[Any]:
+    cursor = await conn.execute(query, params)
+    rows: list[Any] = await cursor.fetchall()
+    return rows

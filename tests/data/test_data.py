@@ -1,0 +1,134 @@
+"""Entities: one run an id, a record that is kept with it, hooks, history."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg.types.json import Json
+
+from pyhotmesh import MeshData, RecordError, Schema, Tag, WorkflowFailed, WorkflowInterrupted, WorkflowNotFound, workflow
+
+SCHEMA = Schema("user", fields={"active": Tag(), "plan": Tag()})
+
+
+async def user(name: str) -> str:
+    search = workflow.search()
+    await search.set(active="yes")
+    await search.incr("runs")
+    if name == "wait":
+        await workflow.wait_for("go")
+    if name == "fail":
+        raise ValueError("no")
+    return f"Welcome, {name}."
+
+
+async def upgrade(plan: str) -> str:
+    await workflow.search().set(plan=plan)
+    if plan == "slow":
+        await workflow.wait_for("never")
+    return plan
+
+
+def serving(dsn: str) -> MeshData:
+    return MeshData(dsn, SCHEMA, namespace="meshdata")
+
+
+async def until(condition: Any) -> None:
+    while not await condition():
+        await asyncio.sleep(0.01)
+
+
+async def test_exec_runs_joins_and_returns_what_is_there(dsn: str) -> None:
+    async with serving(dsn) as data, serving(dsn) as other:
+        await data.connect("user", user)
+        begin = {"data": {"active": "no", "name": "Jim"}}
+        callers = [d.exec("user", ["wait"], id="jim", search=begin, ttl="infinity") for d in (data, other) for _ in range(5)]
+        waiting = asyncio.gather(*callers)
+
+        async def is_active() -> bool:
+            return (await data.get("user", "jim") or {}).get("active") == "yes"
+
+        await until(is_active)
+        await data.signal("go")
+        assert await waiting == ["Welcome, wait."] * 10
+        assert await data.exec("user", ["James"], id="jim") == "Welcome, wait."
+        assert await data.get("user", "jim") == {"active": "yes", "name": "Jim", "runs": 1}
+        assert await data.flush("user", "jim") and await data.get("user", "jim") is None
+        assert await data.exec("user", ["James"], id="jim") == "Welcome, James."
+        for runs in (1, 2):
+            with pytest.raises(WorkflowFailed):
+                await data.exec("user", ["fail"], id="bad")
+            assert await data.get("user", "bad", ["runs"]) == {"runs": runs}, "what failed is not kept"
+
+
+async def test_a_record_is_kept_with_its_workflow_and_no_longer(dsn: str, conn: psycopg.Connection[Any]) -> None:
+    async with serving(dsn) as data:
+        await data.connect("user", user)
+        await data.exec("user", ["a"], id="short", ttl="1 hour")
+        await data.exec("user", ["b"], id="long", ttl="infinity")
+        await data.set("user", "alone", {"active": "no"}, ttl="1 hour")
+        conn.execute("select hotmesh_engine.skip('2 hours')")
+        assert await data.get("user", "short") is None and await data.get("user", "alone") is None
+        assert await data.exec("user", ["again"], id="short", ttl="1 hour") == "Welcome, again."
+        conn.execute("select hotmesh_engine.skip('2 hours')")
+        conn.execute("select hotmesh.prune()")
+        assert conn.execute("select id from hotmesh_engine.record").fetchall() == [("long",)]
+        assert conn.execute("select distinct id from hotmesh_engine.record_change").fetchall() == [("long",)]
+
+
+async def test_hooks_work_on_the_record_and_end_with_it(dsn: str) -> None:
+    async with serving(dsn) as data:
+        await data.create_search_index("user")
+        await data.connect("user", user, hooks=[upgrade])
+        run = asyncio.create_task(data.exec("user", ["wait"], id="h"))
+
+        async def has(field: str, value: Any) -> bool:
+            return (await data.get("user", "h") or {}).get(field) == value
+
+        await until(lambda: has("active", "yes"))
+        await data.hook("user", "h", upgrade, ["gold"])
+        await until(lambda: has("plan", "gold"))
+        assert [r.id for r in await data.find("user", "@plan:{gold}")] == ["h"]
+        await data.hook("user", "h", "upgrade", ["slow"])
+        await until(lambda: has("plan", "slow"))
+        with pytest.raises(RecordError, match="there is no record 'nobody'"):
+            await data.hook("user", "nobody", upgrade, ["gold"])
+        await data.interrupt("user", "h")
+        with pytest.raises(WorkflowInterrupted):
+            await run
+        with pytest.raises(WorkflowNotFound):
+            await data.interrupt("user", "h")
+
+
+async def test_changes_from_outside_and_what_a_record_was(dsn: str, conn: psycopg.Connection[Any]) -> None:
+    async with serving(dsn) as data:
+        await data.connect("user", user)
+        await data.exec("user", ["a"], id="x", search={"data": {"active": "no"}})
+        ended = datetime.now(UTC)
+        assert await data.incr("user", "x", "runs", 0.5) == 1.5
+        assert [await data.incr("user", "x", "runs", 1, idempotency_key="once") for _ in range(2)] == [2.5, 2.5]
+        assert await data.delete("user", "x", ["active", "nothing"]) == 1
+        await asyncio.gather(*[data.incr("user", "x", "many") for _ in range(40)])
+        assert await data.get("user", "x") == {"runs": 2.5, "many": 40}
+        assert await data.get("user", "x", as_of=ended) == {"active": "yes", "runs": 1}
+        assert await data.get("user", "x", as_of=0) == {"active": "no"}
+        assert await data.get("user", "x", as_of=2) == {"active": "yes"}
+        assert await data.get("user", "x", as_of=datetime(2000, 1, 1, tzinfo=UTC)) is None
+        await data.set("user", "x", {"many": "text"})
+        with pytest.raises(RecordError, match="no number"):
+            await data.incr("user", "x", "many")
+        with pytest.raises(RecordError, match="no record"):
+            await data.incr("user", "nobody", "runs")
+        query = """select record_id, plan from hotmesh_data."user" u join mine on mine.id = u.record_id"""
+        conn.execute("create table mine (id text)")
+        conn.execute("insert into mine values ('x')")
+        await data.create_search_index("user")
+        assert await data.sql(query) == [{"record_id": "x", "plan": None}]
+        plan = [{"not": {"field": "plan", "is": "=", "value": "y"}}]
+        search = "select id from hotmesh.find('user', %s, namespace => 'meshdata')"
+        found = conn.execute(search, (Json(plan),)).fetchall()
+        assert found == [("x",)]
