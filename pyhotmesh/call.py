@@ -119,7 +119,7 @@ class MeshCall:
 
     def pause(self) -> None:
         """Takes no new calls until ``resume()``; what runs goes on. Also before it serves: it then connects
-        and registers, and waits."""
+        and registers, and waits. As with ``Worker.pause``, a call of the next milliseconds may still come."""
         self._paused = True
         if self._worker is not None:
             self._worker.pause()

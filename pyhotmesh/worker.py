@@ -169,7 +169,8 @@ class Worker:
 
     def pause(self) -> None:
         """Takes no new work until ``resume()``; what it holds goes on. Also before it runs: it then
-        connects and registers, and waits."""
+        connects and registers, and waits. The engine learns of it with the next turn: a workflow that is
+        started in these milliseconds may still be given to this worker."""
         self._paused = True
         if self._turns is not None:
             self._turns.take(False)

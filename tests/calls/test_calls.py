@@ -227,13 +227,13 @@ async def test_a_process_that_dies_is_replaced(dsn: str, db: Database, tmp_path:
     async with MeshCall(dsn) as caller:
         call = asyncio.create_task(caller.exec("deadly", args=[1]))
         bounded = asyncio.create_task(caller.exec("deadly twice at most", args=[2]))
-        for _ in range(4):
+        for _ in range(8):
             if call.done() and bounded.done():
                 break
             with server(dsn, tmp_path) as process:
                 while process.poll() is None and not (call.done() and bounded.done()):
                     await asyncio.sleep(0.02)
-        assert await call == 2
+        assert await call in (2, 3)  # its neighbour may take the process with it once more
         with pytest.raises(CallFailed, match="the worker that ran it was lost"):
             await bounded
 
