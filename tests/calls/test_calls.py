@@ -280,11 +280,15 @@ async def test_an_id_alone_joins_what_is_open(dsn: str, db: Database) -> None:
     counted.go.clear()
     async with MeshCall(dsn) as mesh:
         await mesh.connect("joined", counted)
-        calls = [asyncio.create_task(mesh.exec("joined", id="k")) for _ in range(5)]
-        await until(lambda: counted.runs == 1 and db.value("select count(*) from hotmesh_engine.waiter"), "it runs")
+        callers = [MeshCall(dsn) for _ in range(5)]
+        calls = [asyncio.create_task(caller.exec("joined", id="k")) for caller in callers]
+        await until(lambda: db.value("select count(*) from hotmesh_engine.waiter") == 5, "all have joined")
+        await until(lambda: counted.runs == 1, "it runs")
         counted.go.set()
         assert await asyncio.gather(*calls) == [[1]] * 5
         assert await mesh.exec("joined", id="k") == [2]
+        for caller in callers:
+            await caller.close()
 
 
 async def test_a_failure_is_not_cached(dsn: str, db: Database) -> None:
