@@ -25,9 +25,10 @@ declare
   v_now timestamptz := hotmesh.now();
 begin
   select r.run_id, o.payload::text into r_run, r_payload
-    from hotmesh_engine.run r join hotmesh_engine.outcome o on o.run_id = r.run_id
+    from hotmesh_engine.run r
+   cross join lateral (select * from hotmesh_engine.outcome o where o.run_id = r.run_id offset 0) o
    where r.namespace_id = p_namespace_id and r.workflow_id = p_key and o.status = 1 and o.expires_at > v_now
-   order by r.run_id desc limit 1;
+   order by r.run_id + 0 desc limit 1;
 end $$;
 
 -- A call with an id: the cached result if p_ttl is given and there is one; else the open run of that
@@ -83,9 +84,9 @@ begin
       v_open := true;
     end if;
   end if;
-  update hotmesh_engine.outcome o set expires_at = v_now
-    from hotmesh_engine.run r
-   where r.namespace_id = v_ns and r.workflow_id = v_key and o.run_id = r.run_id and o.expires_at > v_now;
+  update hotmesh_engine.outcome set expires_at = v_now
+   where run_id = any (array(select run_id from hotmesh_engine.run where namespace_id = v_ns and workflow_id = v_key))
+     and expires_at > v_now;
   return v_open or found;
 end $$;
 

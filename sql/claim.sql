@@ -18,11 +18,11 @@ declare
   v_more bigint[];
 begin
   with c as materialized (
-    select l.run_id
+    select l.ctid
       from unnest(p_queues) q(queue_id)
      cross join (values (1::smallint), (2), (3), (4), (5)) p(priority)
      cross join lateral (
-       select run_id from hotmesh_engine.live l
+       select ctid from hotmesh_engine.live l
         where l.queue_id = q.queue_id and l.priority = p.priority
           and l.due_at <= p_now and l.due_at >= coalesce(p_floor, '-infinity')
           and l.holder is null and l.lost < 2 and l.due_at < 'infinity'
@@ -30,26 +30,26 @@ begin
         limit p_free for update skip locked) l
      limit p_free
   ), u as (
-    update hotmesh_engine.live l set holder = p_worker, fence = fence + 1
-      from c where l.run_id = c.run_id
-    returning l.run_id)
+    update hotmesh_engine.live set holder = p_worker, fence = fence + 1
+     where ctid = any (array(select ctid from c))
+    returning run_id)
   select array_agg(run_id) into v_runs from u;
 
   if p_suspects > 0 then
     with c as materialized (
-      select l.run_id
+      select l.ctid
         from unnest(p_queues) q(queue_id)
        cross join lateral (
-         select run_id from hotmesh_engine.live l
+         select ctid from hotmesh_engine.live l
           where l.queue_id = q.queue_id and l.due_at <= p_now
             and l.holder is null and l.lost >= 2 and l.due_at < 'infinity'
           order by l.due_at, l.run_id
           limit p_suspects for update skip locked) l
        limit p_suspects
     ), u as (
-      update hotmesh_engine.live l set holder = p_worker, fence = fence + 1
-        from c where l.run_id = c.run_id
-      returning l.run_id)
+      update hotmesh_engine.live set holder = p_worker, fence = fence + 1
+       where ctid = any (array(select ctid from c))
+      returning run_id)
     select array_agg(run_id) into v_more from u;
     v_runs := v_runs || v_more;
   end if;
@@ -68,22 +68,21 @@ begin
     return;                              -- the usual case, at a quarter of the cost of what follows
   end if;
   with c as materialized (
-    select t.run_id, t.command, exists (select from hotmesh_engine.live l where l.run_id = t.run_id) as open
+    select t.ctid, exists (select from hotmesh_engine.live l where l.run_id = t.run_id offset 0) as open
       from unnest(p_queues) q(queue_id)
      cross join lateral (
-       select run_id, command from hotmesh_engine.activity_task t
+       select ctid, run_id from hotmesh_engine.activity_task t
         where t.queue_id = q.queue_id and t.holder is null and t.due_at <= p_now
         order by t.due_at, t.run_id, t.command
         limit p_free for update skip locked) t
      limit p_free
   ), void as (
-    delete from hotmesh_engine.activity_task t using c
-     where not c.open and t.run_id = c.run_id and t.command = c.command
+    delete from hotmesh_engine.activity_task where ctid = any (array(select ctid from c where not open))
   ), u as (
-    update hotmesh_engine.activity_task t
+    update hotmesh_engine.activity_task
        set holder = p_worker, attempt = attempt + 1, heartbeat_by = clock_timestamp() + heartbeat_timeout
-      from c where c.open and t.run_id = c.run_id and t.command = c.command
-    returning t.run_id, t.command)
+     where ctid = any (array(select ctid from c where open))
+    returning run_id, command)
   select array_agg(run_id), array_agg(command) into r_run, r_command from u;
 end $$;
 

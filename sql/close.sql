@@ -15,13 +15,15 @@ begin
   with r as materialized (
     select u.run_id, u.status, u.payload, r.namespace_id, r.workflow_id, r.retention
       from unnest(p_runs, p_status, p_payload) u(run_id, status, payload)
-      join hotmesh_engine.run r on r.run_id = u.run_id
+     cross join lateral (select * from hotmesh_engine.run r where r.run_id = u.run_id offset 0) r
   ), o as (
     insert into hotmesh_engine.outcome (run_id, closed_at, expires_at, status, payload)
     select run_id, p_now, p_now + coalesce(retention, interval '7 days'), status, payload from r
   )
-  delete from hotmesh_engine.open_id i using r
-   where i.namespace_id = r.namespace_id and i.workflow_id = r.workflow_id and i.run_id = r.run_id;
+  delete from hotmesh_engine.open_id where ctid = any (array(
+    select i.ctid from r cross join lateral (
+      select ctid from hotmesh_engine.open_id i
+       where i.namespace_id = r.namespace_id and i.workflow_id = r.workflow_id and i.run_id = r.run_id offset 0) i));
 
   delete from hotmesh_engine.live where run_id = any (p_runs);
   delete from hotmesh_engine.waiting where run_id = any (p_runs);

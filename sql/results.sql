@@ -11,10 +11,9 @@ declare
   v_run bigint;
 begin
   select r.run_id into v_run from hotmesh_engine.run r
-    join hotmesh_engine.namespace n using (namespace_id)
-    left join hotmesh_engine.outcome o on o.run_id = r.run_id
-   where n.name = p_namespace and r.workflow_id = p_id
-     and (o.run_id is null or o.expires_at > hotmesh.now())
+    left join lateral (select * from hotmesh_engine.outcome o where o.run_id = r.run_id offset 0) o on true
+   where r.namespace_id = (select namespace_id from hotmesh_engine.namespace where name = p_namespace)
+     and r.workflow_id = p_id and (o.run_id is null or o.expires_at > hotmesh.now())
    order by o.run_id is null desc, r.run_id desc limit 1;
   if not found then
     raise exception using errcode = 'HM002',
@@ -36,7 +35,7 @@ language sql volatile set search_path = pg_catalog, pg_temp as $$
   with o as materialized (
     select o.run_id, o.status, o.payload::text from hotmesh_engine.outcome o where o.run_id = any (p_runs)
   ), w as (
-    delete from hotmesh_engine.waiter w using o where w.run_id = o.run_id and w.client = p_client
+    delete from hotmesh_engine.waiter where run_id = any (array(select run_id from o)) and client = p_client
   )
   select * from o
 $$;

@@ -91,11 +91,12 @@ begin
     -- Keys are looked up from the rows themselves; a row that is gone needs no routing any more.
     select array_agg(namespace_id), array_agg(key) into v_ns, v_key from (
       select distinct namespace_id, key from (
-        select m.namespace_id, m.key from unnest(v_id, v_kind) u(id, kind)
-          join hotmesh_engine.message m on m.message_id = u.id where u.kind = 1
+        select m.namespace_id, m.key from unnest(v_id, v_kind) u(id, kind) cross join lateral (
+          select namespace_id, key from hotmesh_engine.message where message_id = u.id offset 0) m where u.kind = 1
         union all
-        select w.namespace_id, w.key from unnest(v_run, v_command, v_kind) u(run, command, kind)
-          join hotmesh_engine.waiting w on w.run_id = u.run and w.command = u.command where u.kind = 2
+        select w.namespace_id, w.key from unnest(v_run, v_command, v_kind) u(run, command, kind) cross join lateral (
+          select namespace_id, key from hotmesh_engine.waiting
+           where run_id = u.run and command = u.command offset 0) w where u.kind = 2
       ) k) d;
 
     select array_agg(slot) into v_slots from (
@@ -114,13 +115,13 @@ begin
       ), w as materialized (
         select s.message_id, s.place, s.expires_at, s.namespace_id, s.key, s.payload, w.run_id, w.command,
                count(*) over (partition by s.message_id) > 1 as shared
-          from s join hotmesh_engine.waiting w
-            on w.kind = 'w' and w.namespace_id = s.namespace_id and w.key = s.key
+          from s cross join lateral (
+            select run_id, command from hotmesh_engine.waiting w
+             where w.kind = 'w' and w.namespace_id = s.namespace_id and w.key = s.key offset 0) w
          where not exists (select from hotmesh_engine.inbox i
-                            where i.run_id = w.run_id and i.command = w.command)
+                            where i.run_id = w.run_id and i.command = w.command offset 0)
       ), gone as (
-        delete from hotmesh_engine.message m using (select distinct message_id from w) t
-         where m.message_id = t.message_id
+        delete from hotmesh_engine.message where message_id = any (array(select message_id from w))
       ), ins as (
         insert into hotmesh_engine.inbox
           (inbox_id, run_id, command, kind, place, expires_at, namespace_id, key, payload, shared)
@@ -134,11 +135,13 @@ begin
     -- what asked for a key whose slot somebody else holds stays
     select array_agg(u.id) into v_stay
       from unnest(v_id, v_kind, v_run, v_command) u(id, kind, run, command)
-      left join hotmesh_engine.message m on u.kind = 1 and m.message_id = u.id
-      left join hotmesh_engine.waiting w on u.kind = 2 and w.run_id = u.run and w.command = u.command
-     where u.kind in (1, 2) and (m.message_id is not null or w.run_id is not null)
-       and not coalesce(hotmesh_engine.slot(coalesce(m.namespace_id, w.namespace_id), coalesce(m.key, w.key))
-                        = any (v_slots), false);
+     cross join lateral (
+       select namespace_id, key from hotmesh_engine.message where u.kind = 1 and message_id = u.id
+       union all
+       select namespace_id, key from hotmesh_engine.waiting
+        where u.kind = 2 and run_id = u.run and command = u.command offset 0) k
+     where u.kind in (1, 2)
+       and not coalesce(hotmesh_engine.slot(k.namespace_id, k.key) = any (v_slots), false);
   end if;
 
   -- by run ------------------------------------------------------------------------------------
@@ -162,7 +165,7 @@ begin
       with tagged as (
         update hotmesh_engine.inbox i set holder = l.holder, handed = l.holder is not distinct from p_worker
           from hotmesh_engine.live l
-         where i.run_id = any (v_locked) and l.run_id = i.run_id and l.holder is not null
+         where i.run_id = any (v_locked) and l.run_id = any (v_locked) and l.run_id = i.run_id and l.holder is not null
            and i.holder is distinct from l.holder
         returning i.inbox_id, i.holder)
       select array_agg(inbox_id) filter (where holder = p_worker) into r_handed from tagged;
@@ -208,18 +211,19 @@ begin
   with due as (
     update hotmesh_engine.live l set due_at = p_now
      where l.run_id = any (p_runs) and l.holder is null and l.due_at > p_now
-       and not exists (select from hotmesh_engine.trouble t where t.run_id = l.run_id)
+       and not exists (select from hotmesh_engine.trouble t where t.run_id = l.run_id offset 0)
        and exists (
          select from hotmesh_engine.inbox i
-           left join hotmesh_engine.waiting w on w.run_id = i.run_id and w.command = i.command
+           left join lateral (
+             select grp from hotmesh_engine.waiting where run_id = i.run_id and command = i.command offset 0) w on true
           where i.run_id = l.run_id
-            and (w.run_id is null
+            and (w.grp is null
                  or (i.kind = 3 and w.grp > 0)
                  or not exists (
                    select from hotmesh_engine.waiting w2
                     where w2.run_id = i.run_id and w2.grp = w.grp
                       and not exists (select from hotmesh_engine.inbox j
-                                       where j.run_id = w2.run_id and j.command = w2.command))))
+                                       where j.run_id = w2.run_id and j.command = w2.command offset 0) offset 0)) offset 0)
     returning l.queue_id)
   select array_agg(queue_id) into v_queues from due;
   if v_queues is not null then
@@ -238,7 +242,7 @@ begin
   select array_agg(run_id), array_agg(payload), array_agg(holder) into v_runs, v_payload, v_holders
     from (select distinct on (i.run_id) i.run_id, i.payload, l.holder
             from hotmesh_engine.inbox i join hotmesh_engine.live l on l.run_id = i.run_id
-           where i.run_id = any (p_runs) and i.kind = 101 order by i.run_id, i.inbox_id) x;
+           where i.run_id = any (p_runs) and l.run_id = any (p_runs) and i.kind = 101 order by i.run_id, i.inbox_id) x;
   if v_runs is null then return; end if;
   perform hotmesh_engine.close_runs(v_runs, array_fill(4::smallint, array[cardinality(v_runs)]), v_payload, p_now);
   perform hotmesh_engine.drop_held(v_runs, v_holders);

@@ -110,14 +110,14 @@ declare
   v_run    bigint;
   v_status smallint;
 begin
-  select o.run_id into v_run from hotmesh_engine.open_id o
-    join hotmesh_engine.namespace n using (namespace_id)
-   where n.name = p_namespace and o.workflow_id = p_id;
+  select run_id into v_run from hotmesh_engine.open_id
+   where namespace_id = (select namespace_id from hotmesh_engine.namespace where name = p_namespace)
+     and workflow_id = p_id;
   if found then return v_run; end if;
   select c.status into v_status from hotmesh_engine.run r
-    join hotmesh_engine.namespace n using (namespace_id)
-    join hotmesh_engine.outcome c on c.run_id = r.run_id
-   where n.name = p_namespace and r.workflow_id = p_id order by r.run_id desc limit 1;
+   cross join lateral (select status from hotmesh_engine.outcome c where c.run_id = r.run_id offset 0) c
+   where r.namespace_id = (select namespace_id from hotmesh_engine.namespace where name = p_namespace)
+     and r.workflow_id = p_id order by r.run_id + 0 desc limit 1;
   raise exception using errcode = 'HM002',
     message = case when found
       then format('workflow %s is not open any more: %s', quote_literal(left(p_id, 200)), hotmesh_engine.status_name(v_status))

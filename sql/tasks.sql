@@ -23,7 +23,7 @@ begin
       from unnest(t_run, t_command, t_queue, t_activity, t_input, t_options, t_attempt, t_held, t_due,
                   t_deadline, t_heartbeat, t_failure)
            u(run, command, queue, activity, input, options, attempt, held, due, deadline, heartbeat, failure)
-      join hotmesh_engine.run r on r.run_id = u.run
+     cross join lateral (select namespace_id, queue_id from hotmesh_engine.run r where r.run_id = u.run offset 0) r
      where u.run <> all (p_rejected)
   ), q as materialized (
     select namespace_id, queue, hotmesh_engine.queue_id(namespace_id, queue) as queue_id
@@ -58,7 +58,7 @@ begin
     select t.run_id, t.command from hotmesh_engine.activity_task t
       join unnest(d_run, d_command, d_attempt) d(run, command, attempt)
         on t.run_id = d.run and t.command = d.command and t.attempt = d.attempt
-     where t.holder = p_worker
+     where t.run_id = any (d_run) and t.holder = p_worker
      order by t.run_id, t.command for update of t)
   select array_agg(run_id), array_agg(command) into v_run, v_command from t;
   if v_run is null then return; end if;
@@ -69,13 +69,13 @@ begin
          last_failure = case d.kind when 0 then d.payload else t.last_failure end
     from unnest(d_run, d_command, d_kind, d_payload, d_due) d(run, command, kind, payload, due)
     join unnest(v_run, v_command) v(run, command) using (run, command)
-   where d.kind in (0, 9) and t.run_id = d.run and t.command = d.command;
+   where d.kind in (0, 9) and t.run_id = any (v_run) and t.run_id = d.run and t.command = d.command;
 
   with gone as (
     delete from hotmesh_engine.activity_task t
      using unnest(d_run, d_command, d_kind, d_payload) d(run, command, kind, payload)
       join unnest(v_run, v_command) v(run, command) using (run, command)
-     where d.kind in (2, 3) and t.run_id = d.run and t.command = d.command
+     where d.kind in (2, 3) and t.run_id = any (v_run) and t.run_id = d.run and t.command = d.command
     returning t.run_id, t.command, d.kind, d.payload
   ), ins as (
     insert into hotmesh_engine.inbox (inbox_id, run_id, command, kind, payload)

@@ -49,12 +49,13 @@ begin
       from w group by client, part
   ), o as materialized (
     select n.client, n.run_id, format('%s %s %s', n.run_id, o.status, o.payload) as said
-      from n join hotmesh_engine.outcome o on o.run_id = n.run_id
+      from n cross join lateral (
+        select status, payload from hotmesh_engine.outcome o where o.run_id = n.run_id offset 0) o
      where n.is_single and octet_length(o.payload::text) <= 4000
   ), gone as (
     delete from hotmesh_engine.waiter where ctid = any (array(
       select r.ctid from hotmesh_engine.waiter r join o on r.run_id = o.run_id and r.client = o.client
-         for update of r skip locked))
+       where r.run_id = any (p_runs) for update of r skip locked))
   )
   select count(pg_notify('hotmesh_' || n.client, coalesce(o.said, n.ids))) into v_told
     from n left join o using (client, run_id);

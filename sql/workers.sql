@@ -57,7 +57,7 @@ begin
     update hotmesh_engine.activity_task t
        set heartbeat_by = clock_timestamp() + t.heartbeat_timeout, details = b.details
       from unnest(b_run, b_command, b_attempt, b_details) b(run, command, attempt, details)
-     where b.details is not null and t.run_id = b.run and t.command = b.command and t.attempt = b.attempt and t.holder = p_worker;
+     where b.details is not null and t.run_id = any (b_run) and t.run_id = b.run and t.command = b.command and t.attempt = b.attempt and t.holder = p_worker;
     select array_agg(b.run), array_agg(b.command) into r_gone_run, r_gone_command
       from unnest(b_run, b_command, b_attempt) b(run, command, attempt)
      where not exists (select from hotmesh_engine.activity_task t
@@ -81,7 +81,7 @@ begin
   with l as (
     update hotmesh_engine.live set holder = null where holder = p_worker returning run_id, queue_id
   ), i as (
-    update hotmesh_engine.inbox i set holder = null, handed = false from l where i.run_id = l.run_id
+    update hotmesh_engine.inbox set holder = null, handed = false where run_id = any (array(select run_id from l))
   ), t as (
     update hotmesh_engine.activity_task
        set holder = null, heartbeat_by = null, attempt = attempt - 1, due_at = least(due_at, v_now)
@@ -120,14 +120,14 @@ begin
     values (p_new, p_name, v_old.queues, clock_timestamp(), clock_timestamp(), v_old.contact_at, v_old.lease, v_old.version);
     update hotmesh_engine.live set holder = p_new where holder = p_old and run_id = any (p_runs);
     update hotmesh_engine.inbox set holder = p_new, handed = false
-     where run_id in (select run_id from hotmesh_engine.live where holder = p_new);
+     where run_id = any (array(select run_id from hotmesh_engine.live where holder = p_new));
     update hotmesh_engine.inbox set holder = p_new, handed = false where holder = p_old and kind = 100;
     update hotmesh_engine.activity_task t set holder = p_new
       from unnest(t_run, t_command, t_attempt) u(run, command, attempt)
-     where t.holder = p_old and t.run_id = u.run and t.command = u.command and t.attempt = u.attempt;
+     where t.holder = p_old and t.run_id = any (t_run) and t.run_id = u.run and t.command = u.command and t.attempt = u.attempt;
     with l as (
       update hotmesh_engine.live set holder = null, fence = fence + 1 where holder = p_old returning run_id)
-    update hotmesh_engine.inbox i set holder = null, handed = false from l where i.run_id = l.run_id;
+    update hotmesh_engine.inbox set holder = null, handed = false where run_id = any (array(select run_id from l));
     update hotmesh_engine.activity_task set holder = null, heartbeat_by = null, attempt = attempt - 1
      where holder = p_old;
   end if;

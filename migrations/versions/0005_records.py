@@ -60,6 +60,9 @@ create table hotmesh_engine.bound (
   id         text    collate "C" not null
 );
 create index bound_record on hotmesh_engine.bound (entity_id, id);
+
+drop index hotmesh_engine.run_identity;
+create index run_identity on hotmesh_engine.run (namespace_id, workflow_id, (run_id + 0));
 """
 
 # Its last arguments are new.
@@ -94,6 +97,8 @@ hotmesh_engine.find_sql, hotmesh_engine.check_page, hotmesh_engine.find,
 hotmesh_engine.count_records, hotmesh_engine.explain_find, hotmesh_engine.aggregate, hotmesh.find;
 drop table hotmesh_engine.bound, hotmesh_engine.record_change, hotmesh_engine.record,
   hotmesh_engine.entity_field, hotmesh_engine.entity;
+drop index hotmesh_engine.run_identity;
+create index run_identity on hotmesh_engine.run (namespace_id, workflow_id, run_id);
 """
 
 

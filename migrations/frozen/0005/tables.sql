@@ -54,7 +54,8 @@ create table hotmesh_engine.run (
   request_id      uuid,                          -- a start retried with it returns the same run
   memo            json
 );
-create index run_identity on hotmesh_engine.run (namespace_id, workflow_id, run_id);
+-- "+ 0": or a plan made while the table is small may look for a run_id here, and read all of the index.
+create index run_identity on hotmesh_engine.run (namespace_id, workflow_id, (run_id + 0));
 
 -- How a run ended. Its presence is what 'closed' means.
 create table hotmesh_engine.outcome (

@@ -36,13 +36,14 @@ begin
 
   with c as materialized (
     select l.run_id, l.run_id is not distinct from w.suspect as struck
-      from hotmesh_engine.worker w join hotmesh_engine.live l on l.holder = w.worker_id
-     where w.dead limit p_limit for update of l skip locked
+      from hotmesh_engine.worker w cross join lateral (
+        select run_id from hotmesh_engine.live l where l.holder = w.worker_id limit p_limit for update skip locked) l
+     where w.dead limit p_limit
   ), u as (
     update hotmesh_engine.live l
        set holder = null, fence = fence + 1, lost = least(l.lost + 1, 1000), strikes = l.strikes + c.struck::int,
            due_at = case when l.strikes + c.struck::int >= 5 then 'infinity' else l.due_at end
-      from c where l.run_id = c.run_id
+      from c where l.run_id = any (array(select run_id from c)) and l.run_id = c.run_id
     returning l.run_id, l.queue_id, l.strikes
   ), q as (
     insert into hotmesh_engine.trouble (run_id, since, last_at, quarantined, code, message)
@@ -51,18 +52,19 @@ begin
       from u where strikes >= 5
     on conflict (run_id) do update set quarantined = true, last_at = excluded.last_at, message = excluded.message
   ), i as (
-    update hotmesh_engine.inbox i set holder = null, handed = false from u where i.run_id = u.run_id
+    update hotmesh_engine.inbox set holder = null, handed = false where run_id = any (array(select run_id from u))
   )
   select count(*), array_agg(distinct queue_id) into v_runs, v_queues from u;
 
   with c as materialized (
-    select t.run_id, t.command
-      from hotmesh_engine.worker w join hotmesh_engine.activity_task t on t.holder = w.worker_id
-     where w.dead limit p_limit for update of t skip locked
+    select t.ctid
+      from hotmesh_engine.worker w cross join lateral (
+        select ctid from hotmesh_engine.activity_task t
+         where t.holder = w.worker_id limit p_limit for update skip locked) t
+     where w.dead limit p_limit
   ), u as (
-    update hotmesh_engine.activity_task t set holder = null, heartbeat_by = null
-      from c where t.run_id = c.run_id and t.command = c.command
-    returning t.queue_id)
+    update hotmesh_engine.activity_task set holder = null, heartbeat_by = null where ctid = any (array(select ctid from c))
+    returning queue_id)
   select count(*), v_queues || array_agg(distinct queue_id) into v_tasks, v_queues from u;
 
   delete from hotmesh_engine.inbox i using hotmesh_engine.worker w
@@ -94,12 +96,11 @@ begin
   end if;
 
   with c as materialized (
-    select run_id, command from hotmesh_engine.activity_task
+    select ctid from hotmesh_engine.activity_task
      where deadline <= v_now order by deadline limit p_limit for update skip locked
   ), gone as (
-    delete from hotmesh_engine.activity_task t using c
-     where t.run_id = c.run_id and t.command = c.command
-    returning t.run_id, t.command
+    delete from hotmesh_engine.activity_task where ctid = any (array(select ctid from c))
+    returning run_id, command
   ), ins as (
     insert into hotmesh_engine.inbox (inbox_id, run_id, command, kind, payload)
     select nextval('hotmesh_engine.id'), run_id, command, 3,
@@ -119,7 +120,7 @@ begin
      where heartbeat_by <= clock_timestamp() order by heartbeat_by limit p_limit for update skip locked
   ), gone as (
     delete from hotmesh_engine.activity_task t using c
-     where t.run_id = c.run_id and t.command = c.command
+     where t.run_id = any (array(select run_id from c)) and t.run_id = c.run_id and t.command = c.command
        and (c.attempt >= nullif((policy ->> 'attempts')::int, 0) or policy -> 'not' ? 'TimeoutError')
     returning t.run_id, t.command
   ), ins as (
@@ -135,7 +136,7 @@ begin
                                   * power((policy ->> 'coefficient')::float8, least(c.attempt, 64) - 1),
                                   coalesce((policy ->> 'maximum')::float8, 1e9)) * interval '1 second',
            last_failure = '{"type":"TimeoutError","message":"no heartbeat came in time","details":["heartbeat"]}'
-      from c where t.run_id = c.run_id and t.command = c.command
+      from c where t.run_id = any (array(select run_id from c)) and t.run_id = c.run_id and t.command = c.command
        and not exists (select from gone g where g.run_id = c.run_id and g.command = c.command)
     returning 1)
   select (select count(*) from c), array_agg(inbox_id), array_agg(run_id) into v_count, v_ids, v_ids_run from ins;
@@ -191,13 +192,12 @@ begin
     delete from hotmesh_engine.outcome where run_id = any (v_runs);
   end if;
   perform hotmesh_engine.prune_records(v_runs, v_now, max_runs);
-  delete from hotmesh_engine.message where message_id in (
-    select message_id from hotmesh_engine.message where expires_at <= v_now limit max_runs for update skip locked);
+  delete from hotmesh_engine.message where ctid = any (array(
+    select ctid from hotmesh_engine.message where expires_at <= v_now limit max_runs for update skip locked));
   delete from hotmesh_engine.undelivered u
    where coalesce(u.expires_at <= v_now, not exists (select from hotmesh_engine.live l where l.run_id = u.run_id));
-  delete from hotmesh_engine.request where (namespace_id, request_id) in (
-    select namespace_id, request_id from hotmesh_engine.request
-     where expires_at <= v_now limit max_runs for update skip locked);
+  delete from hotmesh_engine.request where ctid = any (array(
+    select ctid from hotmesh_engine.request where expires_at <= v_now limit max_runs for update skip locked));
   perform hotmesh_engine.prune_slots(v_now, max_runs);
   delete from hotmesh_engine.waiter where since < clock_timestamp() - interval '1 day';
   delete from hotmesh_engine.worker w

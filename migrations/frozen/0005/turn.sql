@@ -139,13 +139,12 @@ begin
   v_now := hotmesh.now();
 
   if cardinality(p_run) > 0 then
-    with l as materialized (
-      select run_id, holder, fence from hotmesh_engine.live
-       where run_id = any (p_run) order by run_id for update)
+    perform from hotmesh_engine.live where run_id = any (p_run) order by run_id for update;
     select coalesce(array_agg(u.run), '{}') into v_rejected
       from unnest(p_run, p_fence, p_base) u(run, fence, base)
-      left join l on l.run_id = u.run and l.holder = p_worker and l.fence = u.fence
-     where l.run_id is null
+     where not exists (select from hotmesh_engine.live l
+                        where l.run_id = u.run and l.fence = u.fence
+                          and l.holder is not distinct from p_worker offset 0)
         or u.base <> coalesce((select j.seq from hotmesh_engine.journal j
                                 where j.run_id = u.run order by j.seq desc limit 1), 0);
     if cardinality(v_rejected) > 0 then
@@ -174,12 +173,15 @@ begin
 
     -- 3. commands -------------------------------------------------------------------------------
     if cardinality(e_run) > 0 then
-      delete from hotmesh_engine.waiting w using unnest(e_run, e_command) e(run, command)
-       where w.run_id = e.run and w.command = e.command and e.run <> all (v_rejected);
+      delete from hotmesh_engine.waiting where ctid = any (array(
+        select w.ctid from unnest(e_run, e_command) e(run, command) cross join lateral (
+          select ctid from hotmesh_engine.waiting w where w.run_id = e.run and w.command = e.command offset 0) w
+         where e.run <> all (v_rejected)));
       perform hotmesh_engine.put_back((
-        select array_agg(i.inbox_id) from hotmesh_engine.inbox i
-          join unnest(e_run, e_command) e(run, command) on i.run_id = e.run and i.command = e.command
-         where i.kind = 5 and e.run <> all (v_rejected)));
+        select array_agg(i.inbox_id) from unnest(e_run, e_command) e(run, command) cross join lateral (
+          select inbox_id from hotmesh_engine.inbox i
+           where i.run_id = e.run and i.command = e.command and i.kind = 5 offset 0) i
+         where e.run <> all (v_rejected)));
     end if;
     if cardinality(p_back) > 0 then
       perform hotmesh_engine.put_back((
@@ -191,7 +193,7 @@ begin
         insert into hotmesh_engine.waiting (run_id, command, kind, key, grp, due_at, namespace_id)
         select w.run, w.command, w.kind::"char", w.key, w.grp, w.due, r.namespace_id
           from unnest(w_run, w_command, w_kind, w_key, w_group, w_due) w(run, command, kind, key, grp, due)
-          join hotmesh_engine.run r on r.run_id = w.run
+         cross join lateral (select namespace_id from hotmesh_engine.run where run_id = w.run offset 0) r
          where w.run <> all (v_rejected)
         on conflict (run_id, command) do update set grp = excluded.grp
         returning run_id, command, kind, xmax = 0 as new)
@@ -208,7 +210,7 @@ begin
         select id, id, v_now, v_now + interval '7 days', namespace_id, key, payload
           from (select nextval('hotmesh_engine.id') as id, r.namespace_id, s.key, s.payload
                   from unnest(s_run, s_key, s_payload) with ordinality s(run, key, payload, o)
-                  join hotmesh_engine.run r on r.run_id = s.run
+                 cross join lateral (select namespace_id from hotmesh_engine.run where run_id = s.run offset 0) r
                  where s.run <> all (v_rejected) order by s.o) m
         returning message_id)
       select array_agg(message_id) into v_ids from ins;
@@ -235,10 +237,10 @@ begin
     end if;
     if v_parked is not null then
       with p as (
-        update hotmesh_engine.live l set holder = null, due_at = u.due, lost = 0, strikes = 0
-          from unnest(p_run, p_due) u(run, due)
-         where l.run_id = u.run and u.run = any (v_parked)
-        returning l.queue_id, l.due_at)
+        update hotmesh_engine.live
+           set holder = null, due_at = p_due[array_position(p_run, run_id)], lost = 0, strikes = 0
+         where run_id = any (v_parked)
+        returning queue_id, due_at)
       select array_agg(queue_id) into v_queues from p where due_at <= v_now;
       if v_queues is not null then              -- handed over: somebody else may have time for them
         perform hotmesh_engine.wake_queues(v_queues, cardinality(v_queues));
@@ -347,7 +349,8 @@ begin
            coalesce((select u.seq from unnest(v_run, v_seq) u(run, seq) where u.run = l.run_id), 0) end,
          l.fence, l.lost::int, l.queue_id, hotmesh_engine.epoch(r.created_at),
          r.workflow_type, r.workflow_id, r.input::text, null::text, null::text
-    from hotmesh_engine.live l join hotmesh_engine.run r on r.run_id = l.run_id
+    from hotmesh_engine.live l cross join lateral (
+      select * from hotmesh_engine.run r where r.run_id = l.run_id offset 0) r
    where l.run_id = any (p_runs)
    order by l.priority, l.due_at, l.run_id;
 
@@ -356,7 +359,7 @@ begin
     select 2::smallint, j.run_id, null::bigint, j.seq, j.kind::int, j.command, null::int, hotmesh_engine.epoch(j.at),
            null::text, null::text, j.payload::text, j.commands::text, null::text
       from (select run, sum(seq) over (order by run) as total from unnest(v_run, v_seq) u(run, seq)) u
-      join hotmesh_engine.journal j on j.run_id = u.run
+     cross join lateral (select * from hotmesh_engine.journal j where j.run_id = u.run offset 0) j
      where u.total <= 5000
      order by j.run_id, j.seq;
     return query
@@ -371,8 +374,9 @@ begin
   end if;
   return query
   with i as (
-    update hotmesh_engine.inbox i set holder = l.holder, handed = true
-      from hotmesh_engine.live l where i.run_id = any (p_runs) and l.run_id = i.run_id
+    update hotmesh_engine.inbox i
+       set holder = (select holder from hotmesh_engine.live l where l.run_id = i.run_id), handed = true
+     where i.run_id = any (p_runs)
     returning i.*)
   select 3::smallint, run_id, inbox_id, null::int, kind::int, command, null::int, null::double precision,
          null::text, null::text, payload::text, null::text, null::text
@@ -386,9 +390,9 @@ begin
   return query
   select 7::smallint, t.run_id, null::bigint, null::int, t.attempt, t.command, t.queue_id,
          hotmesh_engine.epoch(t.scheduled_at), t.activity, r.workflow_id, t.input::text, t.options::text, t.details::text
-    from unnest(p_run, p_command) u(run, command)
-    join hotmesh_engine.activity_task t on t.run_id = u.run and t.command = u.command
-    join hotmesh_engine.run r on r.run_id = t.run_id
+    from unnest(p_run, p_command) u(run, command) cross join lateral (
+      select * from hotmesh_engine.activity_task t where t.run_id = u.run and t.command = u.command offset 0) t
+   cross join lateral (select workflow_id from hotmesh_engine.run r where r.run_id = u.run offset 0) r
    order by t.due_at;
 end $$;
 

@@ -1,0 +1,151 @@
+-- Signals and interrupts, from clients and from SQL.
+--
+-- A signal is an insert. On our own connection it is routed at once, in the same transaction; in a
+-- caller's transaction only inserts happen (its snapshot may be old, its end far away), and the
+-- workers route it after the commit.
+
+-- Returns 1 if routing could not get at somebody's lock: the client then calls hotmesh.route().
+-- An idempotency key used before: nothing happens, 0.
+create or replace function hotmesh_engine.signal(
+  p_namespace text, p_key text, p_payload json, p_idempotency_key text default null,
+  p_caller boolean default false, p_retention interval default '7 days'
+) returns int
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+declare
+  v_now timestamptz := hotmesh.now();
+  v_ns  int := hotmesh_engine.namespace_id(p_namespace);
+  v_id  bigint;
+begin
+  perform hotmesh_engine.check_name('signal id', p_key);
+  if p_idempotency_key is not null then
+    perform hotmesh_engine.check_name('idempotency key', p_idempotency_key);
+    insert into hotmesh_engine.request (namespace_id, request_id, expires_at)
+    values (v_ns, p_idempotency_key, v_now + p_retention) on conflict do nothing;
+    if not found then return 0; end if;
+  end if;
+  v_id := nextval('hotmesh_engine.id');
+  if not p_caller and hotmesh_engine.hand_over(v_ns, p_key, coalesce(p_payload, 'null'), v_id, v_now, v_now + p_retention) then
+    return 0;
+  end if;
+  insert into hotmesh_engine.message (message_id, place, sent_at, expires_at, namespace_id, key, payload)
+  values (v_id, v_id, v_now, v_now + p_retention, v_ns, p_key, coalesce(p_payload, 'null'));
+  if p_caller then
+    insert into hotmesh_engine.unrouted (id, kind) values (v_id, 1);
+    perform hotmesh_engine.wake_all();
+    return 1;
+  end if;
+  return (select least(r_stayed, 1) from hotmesh_engine.route(
+    null, array[v_id], array[1::smallint], array[null::bigint], array[null::int], false, 0));
+end $$;
+
+-- What routing would do for a new message of its own in the usual cases, in a quarter of its
+-- statements: nobody waits for it, and it stays; or a single wait asks for it, and nothing older is
+-- kept under the key. Same locks, same order, same reasons as in route.sql; false, with nothing done
+-- but a slot locked, if it is not that simple.
+-- A worker that is asleep gets a small message with its notification, and need not fetch it; one that
+-- is awake looks anyway. Should it see the message twice, it knows it by its id.
+create or replace function hotmesh_engine.hand_over(
+  p_ns int, p_key text, p_payload json, p_id bigint, p_now timestamptz, p_expires timestamptz
+) returns boolean
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+declare
+  v_waits   int;
+  v_run     bigint;
+  v_command int;
+  v_plain   boolean;
+  v_locked  boolean;
+  v_holder  bigint;
+  v_asleep  boolean;
+begin
+  if not pg_try_advisory_xact_lock(1212370259, hotmesh_engine.slot(p_ns, p_key)) then
+    return false;
+  end if;
+  select count(*), min(w.run_id), min(w.command),
+         not exists (select from hotmesh_engine.message where namespace_id = p_ns and key = p_key)
+         and not coalesce(bool_or(exists (select from hotmesh_engine.inbox i
+                                           where i.run_id = w.run_id and i.command = w.command)), false)
+    into v_waits, v_run, v_command, v_plain
+    from (select run_id, command from hotmesh_engine.waiting
+           where kind = 'w' and namespace_id = p_ns and key = p_key limit 2) w;
+  if v_waits = 0 then
+    insert into hotmesh_engine.message (message_id, place, sent_at, expires_at, namespace_id, key, payload)
+    values (p_id, p_id, p_now, p_expires, p_ns, p_key, p_payload);
+    return true;
+  elsif v_waits > 1 or not v_plain then
+    return false;
+  end if;
+  with l as materialized (
+    select holder from hotmesh_engine.live where run_id = v_run for update skip locked
+  ), i as (
+    insert into hotmesh_engine.inbox
+      (inbox_id, run_id, command, kind, place, expires_at, namespace_id, key, payload, shared, holder)
+    select p_id, v_run, v_command, 5, p_id, p_expires, p_ns, p_key, p_payload, false, holder from l
+  )
+  select true, holder, exists (select from hotmesh_engine.sleeper where worker_id = holder and asleep)
+    into v_locked, v_holder, v_asleep from l;
+  if v_locked is null then
+    return false;
+  elsif v_holder is null then
+    perform hotmesh_engine.judge(array[v_run], p_now);
+  elsif v_asleep then
+    perform pg_notify('hotmesh_' || v_holder, case when octet_length(p_payload::text) <= 4000
+      then format('%s %s %s %s', v_run, p_id, v_command, p_payload) else '' end);
+  end if;
+  return true;
+end $$;
+
+create or replace function hotmesh.signal(signal_id text, payload json default 'null', namespace text default 'default')
+returns void
+language sql volatile set search_path = pg_catalog, pg_temp as $$
+  select hotmesh_engine.check_payload('payload', payload);
+  select hotmesh_engine.signal(namespace, signal_id, payload, p_caller => true)
+$$;
+comment on function hotmesh.signal(text, json, text) is
+  'Sends a signal when this transaction commits; kept for 7 days until somebody waits for it.';
+
+-- The open run of a workflow id, or an error that says whether it is unknown or already closed.
+create or replace function hotmesh_engine.open_run(p_namespace text, p_id text) returns bigint
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+declare
+  v_run    bigint;
+  v_status smallint;
+begin
+  select run_id into v_run from hotmesh_engine.open_id
+   where namespace_id = (select namespace_id from hotmesh_engine.namespace where name = p_namespace)
+     and workflow_id = p_id;
+  if found then return v_run; end if;
+  select c.status into v_status from hotmesh_engine.run r
+   cross join lateral (select status from hotmesh_engine.outcome c where c.run_id = r.run_id offset 0) c
+   where r.namespace_id = (select namespace_id from hotmesh_engine.namespace where name = p_namespace)
+     and r.workflow_id = p_id order by r.run_id + 0 desc limit 1;
+  raise exception using errcode = 'HM002',
+    message = case when found
+      then format('workflow %s is not open any more: %s', quote_literal(left(p_id, 200)), hotmesh_engine.status_name(v_status))
+      else format('no workflow %s in namespace %s', quote_literal(left(p_id, 200)), quote_literal(left(p_namespace, 200))) end,
+    hint = 'Check the id and the namespace; a closed run is kept for its retention.';
+end $$;
+
+-- Ends a run at once, whatever its code is doing. Routing carries it out under the run's lock.
+create or replace function hotmesh_engine.interrupt_run(p_run bigint, p_reason text) returns int
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+declare
+  v_id bigint := nextval('hotmesh_engine.id');
+begin
+  insert into hotmesh_engine.inbox (inbox_id, run_id, kind, payload)
+  values (v_id, p_run, 101, json_build_object('type', 'WorkflowInterrupted', 'message', coalesce(left(p_reason, 10000), 'interrupted')));
+  return (select least(r_stayed, 1) from hotmesh_engine.route(
+    null, array[v_id], array[3::smallint], array[p_run], array[null::int], false, 0));
+end $$;
+
+create or replace function hotmesh.interrupt(workflow_id text, reason text default 'interrupted', namespace text default 'default')
+returns void
+language sql volatile set search_path = pg_catalog, pg_temp as $$
+  select hotmesh_engine.interrupt_run(hotmesh_engine.open_run(namespace, workflow_id), reason)
+$$;
+comment on function hotmesh.interrupt(text, text, text) is 'Ends an open workflow at once; HM002 if none is open.';
+
+create or replace function hotmesh.resume(workflow_id text, namespace text default 'default') returns boolean
+language sql volatile set search_path = pg_catalog, pg_temp as $$
+  select hotmesh_engine.resume(hotmesh_engine.open_run(namespace, workflow_id))
+$$;
+comment on function hotmesh.resume(text, text) is 'Lets a quarantined or troubled workflow go on at once; false if it was neither.';

@@ -1,0 +1,62 @@
+-- Waking up. NOTIFY is a hint, never a promise: everybody polls as well.
+--
+-- NOTIFY takes a lock across the whole database at commit, so it is sent only to somebody who is
+-- asleep. A worker writes that flag itself, in its own row; senders only read it. The gap between
+-- a sender's look and its commit is covered by the worker, which looks again 5, 20, 80 and 320 ms
+-- after it fell asleep. A caller's transaction may stay open for long, so it always notifies.
+--
+-- Channels: hotmesh_<id> of a worker or client; hotmesh_all for everybody. Ids are 62 random bits: who
+-- does not know one can neither listen to it nor write to it. Payloads are ids, or something small that
+-- the receiver would otherwise have to ask for; it is in a table as well.
+
+create or replace function hotmesh_engine.wake_all() returns void
+language sql volatile set search_path = pg_catalog, pg_temp as $$
+  select pg_notify('hotmesh_all', '')
+$$;
+
+-- Workers asleep that serve one of the queues: as many as there are newly due runs or tasks.
+create or replace function hotmesh_engine.wake_queues(p_queues int[], p_due int) returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+begin
+  perform pg_notify('hotmesh_' || worker_id, '')
+     from (select worker_id from hotmesh_engine.sleeper where asleep and queues && p_queues limit p_due) s;
+end $$;
+
+create or replace function hotmesh_engine.wake_workers(p_workers bigint[]) returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+begin
+  perform pg_notify('hotmesh_' || worker_id, '')
+     from hotmesh_engine.sleeper where asleep and worker_id = any (p_workers);
+end $$;
+
+-- Clients that wait for runs which have closed: one notification each, of up to 300 run ids. A single
+-- small outcome goes with it ("run status payload"), which spares the client the question; it is then
+-- registered no longer. Its row is skipped if the client is just asking. One statement, so that the
+-- warm-up plans all of it.
+create or replace function hotmesh_engine.wake_clients(p_runs bigint[]) returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+declare
+  v_told int;
+begin
+  if not exists (select from hotmesh_engine.waiter where run_id = any (p_runs)) then
+    return;
+  end if;
+  with w as materialized (
+    select client, run_id, row_number() over (partition by client order by run_id) / 300 as part
+      from hotmesh_engine.waiter where run_id = any (p_runs)
+  ), n as materialized (
+    select client, min(run_id) as run_id, string_agg(run_id::text, ',') as ids, count(*) = 1 as is_single
+      from w group by client, part
+  ), o as materialized (
+    select n.client, n.run_id, format('%s %s %s', n.run_id, o.status, o.payload) as said
+      from n cross join lateral (
+        select status, payload from hotmesh_engine.outcome o where o.run_id = n.run_id offset 0) o
+     where n.is_single and octet_length(o.payload::text) <= 4000
+  ), gone as (
+    delete from hotmesh_engine.waiter where ctid = any (array(
+      select r.ctid from hotmesh_engine.waiter r join o on r.run_id = o.run_id and r.client = o.client
+       where r.run_id = any (p_runs) for update of r skip locked))
+  )
+  select count(pg_notify('hotmesh_' || n.client, coalesce(o.said, n.ids))) into v_told
+    from n left join o using (client, run_id);
+end $$;
