@@ -93,11 +93,14 @@ class Feeder:
         try:
             function(*args)
         except Exception as error:
-            code = error.code if isinstance(error, HotMeshError) else "HM000"
-            if not isinstance(error, HotMeshError):
-                log.exception("workflow %s cannot go on", run.workflow_id)
-            self._held.drop(run)
-            self.aside(self.on_fault(run, code, f"{type(error).__name__}: {error}"))
+            self._fault(run, error)
+
+    def _fault(self, run: Run, error: Exception) -> None:
+        code = error.code if isinstance(error, HotMeshError) else "HM000"
+        if not isinstance(error, HotMeshError):
+            log.exception("workflow %s cannot go on", run.workflow_id, exc_info=error)
+        self._held.drop(run)
+        self.aside(self.on_fault(run, code, f"{type(error).__name__}: {error}"))
 
     # ------------------------------------------------------------------------------- answers --
 
@@ -272,7 +275,7 @@ class Feeder:
         listing = instance.listing()
         at = max(at or self._held.now(), instance.now)
         run.seq += 1
-        parcel = run.parcel()
+        parcel = run.next or run.parcel()
         parcel.rows.append((run.run_id, run.seq, kind, command, at, payload, listing))
         if payload is not None:
             parcel.size += len(payload)
@@ -282,7 +285,7 @@ class Feeder:
 
     def _deliver(self, run: Run, kind: int, command: int | None, payload: bytes | None, at: int | None = None) -> None:
         """One event: journaled and fed, in this order, in one parcel."""
-        parcel = run.parcel()
+        parcel = run.next or run.parcel()
         at = self._record(run, kind, command, payload, at)
         if command is not None and command in run.registered:
             del run.registered[command]
@@ -294,8 +297,11 @@ class Feeder:
         self._carry(run)
 
     def _result(self, run: Run, kind: int, command: int, payload: bytes) -> None:
-        """What a local activity has returned."""
-        self._guard(run, self._deliver, run, kind, command, payload)
+        """What a local activity has returned. As `_guard`, without its cost: every step comes by here."""
+        try:
+            self._deliver(run, kind, command, payload)
+        except Exception as error:
+            self._fault(run, error)
 
     def given(self, what: str) -> None:
         """A run that was leased to this worker with its start, and came with the notification."""
@@ -380,8 +386,7 @@ class Feeder:
         instance = run.instance
         assert instance is not None
         if instance.issued:
-            issued = list(instance.issued)
-            instance.issued.clear()
+            issued, instance.issued = instance.issued, []
             for command in issued:
                 kind = command.kind
                 if kind == "a":
@@ -402,8 +407,12 @@ class Feeder:
         if instance.outcome is not None:
             self._finish(run, instance, *instance.outcome)
             return
-        self._held.watch(run)
-        self._held.note_idle(run)
+        if instance.timers:
+            self._held.watch(run)
+        if run.local:
+            run.idle_since = 0.0
+        else:
+            self._held.note_idle(run)
 
     def _give_up(self, run: Run, number: int) -> None:
         parcel = run.parcel()

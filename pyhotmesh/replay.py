@@ -111,8 +111,8 @@ class Instance:
     """One run's coroutine and what it waits for."""
 
     __slots__ = (
-        "_conditions", "_listed", "_loop", "_main", "_random", "_timers", "_unlisted", "definition", "ended", "evicted",
-        "info", "input", "issued", "next_number", "now", "outcome", "pending", "replaying",
+        "_conditions", "_listed", "_loop", "_main", "_random", "_unlisted", "definition", "ended", "evicted",
+        "info", "input", "issued", "next_number", "now", "outcome", "pending", "replaying", "timers",
     )  # fmt: skip
 
     def __init__(self, definition: Definition, info: Info, input: bytes) -> None:
@@ -129,7 +129,7 @@ class Instance:
         self.next_number = 1
         self._unlisted: list[Command] = []
         self._listed: dict[int, int] = {}
-        self._timers: list[tuple[int, int]] = []
+        self.timers: list[tuple[int, int]] = []  # heap of (due µs, command); may hold some that have ended
         self._conditions: list[tuple[Callable[[], bool], asyncio.Future[Any]]] = []
         self._loop = WorkflowLoop(self)  # type: ignore[abstract]
         self._main: WorkflowTask | None = None
@@ -273,7 +273,7 @@ class Instance:
         handle.due = self.now + delay
         command = self.issue("t", "", delay, handle.due, handle)
         handle.number = command.number
-        heapq.heappush(self._timers, (handle.due, command.number))
+        heapq.heappush(self.timers, (handle.due, command.number))
         return command
 
     def wait_for_signal(self, signal_id: str, timeout: float | None) -> DurableFuture:
@@ -349,7 +349,7 @@ class Instance:
 
     def next_due(self) -> tuple[int, int] | None:
         """The earliest timer: due (µs) and command."""
-        timers = self._timers
+        timers = self.timers
         while timers:
             if timers[0][1] in self.pending:
                 return timers[0]

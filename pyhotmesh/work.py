@@ -70,8 +70,9 @@ class Work:
         run.local[command.number] = execution = self._execution(run, command, attempt, self._activities[command.name])
         run.idle_since = 0.0
         bounded = command.spec.retry.maximum_attempts
-        if bounded or run.sent is not None or (run.next is not None and run.next.has_result):
-            parcel = run.parcel()
+        parcel = run.next
+        if bounded or run.sent is not None or (parcel is not None and parcel.has_result):
+            parcel = parcel or run.parcel()
             parcel.starts.append(execution)
             parcel.lists |= bool(bounded)
             self._held.dirty[run.run_id] = run
