@@ -53,12 +53,20 @@ begin
                     * (floor(extract(epoch from p_after - k.anchor) * 1000000 / v_every)::bigint + 1);
 end $$;
 
--- A slot's share of the jitter: the same whenever and wherever it is asked for.
+-- A slot's share of the jitter: the same whenever and wherever it is asked for. It never reaches the slot after
+-- it: slots come due in their order, and none is late because it had to wait for the one before.
 create or replace function hotmesh_engine.slot_jitter(k hotmesh_engine.schedule, p_slot timestamptz) returns interval
-language sql immutable set search_path = pg_catalog, pg_temp as $$
-  select case when k.jitter = '0' then interval '0'
-    else k.jitter * (abs(hashtextextended(k.schedule_id || ':' || date_part('epoch', p_slot), 0) % 1000001) / 1000000.0) end
-$$;
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+declare
+  c hotmesh_engine.cron;
+begin
+  if k.jitter = '0' then return interval '0'; end if;
+  if k.cron is not null then
+    c := hotmesh_engine.read_cron(k.cron);
+  end if;
+  return least(k.jitter, hotmesh_engine.slot_after(k, c, p_slot) - p_slot)
+         * (abs(hashtextextended(k.schedule_id || ':' || date_part('epoch', p_slot), 0) % 1000000) / 1000000.0);
+end $$;
 
 create or replace function hotmesh_engine.slot_workflow_id(p_schedule_id text, p_slot timestamptz) returns text
 language sql stable set search_path = pg_catalog, pg_temp as $$
@@ -92,7 +100,7 @@ begin
 end $$;
 
 -- A schedule with what a specification says of it, checked. Options as in hotmesh.cron, and `workflow`,
--- `interval`. Null leaves what it is.
+-- `interval`. What it does not name stays; what is null becomes what it is if it is never given.
 create or replace function hotmesh_engine.read_schedule(k hotmesh_engine.schedule, p_spec json, p_now timestamptz)
 returns hotmesh_engine.schedule
 language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
@@ -102,27 +110,37 @@ declare
   v_number double precision;
   v_delay  double precision;
   v_when   boolean := false;                     -- its times change
-  v_call   boolean := false;                     -- calls of a topic, see calls.sql
+  v_called boolean;                              -- it has called a topic so far, see calls.sql
+  v_call   boolean;                              -- it does from now on
+  v_queue  boolean := false;                     -- its queue is given
   c        hotmesh_engine.cron;
 begin
   perform hotmesh_engine.check_payload('options', p_spec);
   if json_typeof(p_spec) is distinct from 'object' then
     raise exception using errcode = 'HM003', message = 'options must be a JSON object';
   end if;
-  for v_name, v_text in select key, value from json_each_text(p_spec) where value is not null loop
+  v_called := exists (select from hotmesh_engine.queue q where q.queue_id = k.queue_id and q.name = 'call:' || k.workflow_type);
+  v_call := v_called;
+  for v_name, v_text in select key, value from json_each_text(p_spec) loop
+    v_text := coalesce(v_text, case v_name when 'time_zone' then 'UTC' when 'jitter' then '0'
+      when 'catchup' then '1 minute' when 'kind' then 'workflow' when 'overlap' then 'skip' when 'paused' then 'false' end);
+    if v_text is null and v_name in ('workflow', 'interval') then
+      raise exception using errcode = 'HM027', message = format('a schedule needs a workflow and an interval or cron expression: %s is null', v_name);
+    end if;
     case v_name
       when 'workflow' then
         perform hotmesh_engine.check_name('workflow type', v_text);
         k.workflow_type := v_text;
       when 'task_queue' then
-        k.queue_id := hotmesh_engine.queue_id(k.namespace_id, v_text);
+        v_queue := v_text is not null;
+        k.queue_id := case when v_queue then hotmesh_engine.queue_id(k.namespace_id, v_text) end;
       when 'args' then
-        if json_typeof(p_spec -> 'args') <> 'array' then
+        if v_text is not null and json_typeof(p_spec -> 'args') <> 'array' then
           raise exception using errcode = 'HM003', message = 'args must be a JSON array of the arguments';
         end if;
-        k.input := p_spec -> 'args';
+        k.input := case when v_text is null then '[]' else p_spec -> 'args' end;
       when 'memo' then
-        k.memo := p_spec -> 'memo';
+        k.memo := case when v_text is not null then p_spec -> 'memo' end;
       when 'interval' then
         v_when := true;
         k.cron := case when hotmesh_engine.is_cron(v_text) then v_text end;
@@ -169,7 +187,7 @@ begin
         k.paused := v_text::boolean;
       when 'max_cycles', 'pause_after_failures', 'priority' then
         v_number := case when v_text ~ '^\d{1,9}$' then v_text::int end;
-        if v_number is null or v_number < 1 or v_name = 'priority' and v_number > 5 then
+        if v_text is not null and (v_number is null or v_number < 1 or v_name = 'priority' and v_number > 5) then
           raise exception using errcode = 'HM003', message = format('%s must be a whole number from 1, this is %s', v_name, left(v_text, 200));
         end if;
         if v_name = 'max_cycles' then k.max_cycles := v_number;
@@ -184,8 +202,12 @@ begin
     raise exception using errcode = 'HM027', message = 'a schedule needs a workflow and an interval or cron expression';
   end if;
   if v_call then
-    k.queue_id := coalesce(k.queue_id, hotmesh_engine.queue_id(k.namespace_id, 'call:' || k.workflow_type));
     k.retention := coalesce(k.retention, hotmesh_engine.call_retention());
+  elsif v_called and k.retention = hotmesh_engine.call_retention() then
+    k.retention := null;
+  end if;
+  if not v_queue and (v_call or v_called or k.queue_id is null) then
+    k.queue_id := hotmesh_engine.queue_id(k.namespace_id, case when v_call then 'call:' || k.workflow_type else 'default' end);
   end if;
   if v_delay >= 31536000000 or k.jitter >= interval '1 second' * 31536000000 then
     raise exception using errcode = 'HM026', message = 'delay and jitter cannot be endless';
@@ -221,7 +243,7 @@ end $$;
 
 -- When the duty has to look at it.
 create or replace function hotmesh_engine.schedule_due(k hotmesh_engine.schedule) returns timestamptz
-language sql immutable set search_path = pg_catalog, pg_temp as $$
+language sql stable set search_path = pg_catalog, pg_temp as $$
   select case when k.paused or k.next_slot is null then 'infinity'
               else k.next_slot + hotmesh_engine.slot_jitter(k, k.next_slot) end
 $$;
