@@ -7,6 +7,7 @@ schedule, 6 there is one of that id already.
 from __future__ import annotations
 
 import asyncio
+import re
 import sys
 from collections.abc import Awaitable, Callable
 from datetime import datetime
@@ -99,7 +100,15 @@ class Moment(click.ParamType[datetime]):
         return at
 
 
-@cron.command()
+class Create(click.Command):
+    """`-5 min` is a bad duration, not an unknown option."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.ignore_unknown_options = any(re.match(r"-\s*\d", arg) for arg in args)
+        return super().parse_args(ctx, args)
+
+
+@cron.command(cls=Create)
 @click.argument("schedule_id", metavar="ID")
 @click.argument("workflow_type", metavar="TYPE")
 @click.argument("interval")

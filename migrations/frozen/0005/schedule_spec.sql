@@ -13,6 +13,7 @@ language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare
   v_interval interval;
   v_seconds  double precision;
+  v_word     text;
   v_unit     text;
 begin
   if p_text is null then return null; end if;
@@ -27,13 +28,20 @@ begin
                    + extract(year from v_interval) * 31536000;
     end if;
   exception when data_exception then
+    -- the first word that is no unit, and the unit that begins like it
+    select w[1] into v_word from regexp_matches(lower(left(p_text, 200)), '[a-z]+', 'g') w
+     where w[1] !~ '^(ms|msecs?|milliseconds?|s|secs?|seconds?|m|mins?|minutes?|h|hrs?|hours?|d|days?|w|weeks?|mons?|months?|y|yrs?|years?)$'
+     limit 1;
     select unit into v_unit from unnest('{second,minute,hour,day,week,month,year}'::text[]) with ordinality u(unit, o)
-     where left(unit, 1) = left(substring(lower(p_text) from '[a-z]+'), 1) order by o limit 1;
-    raise exception using errcode = 'HM026', message = format('%s is not a duration: %s', p_what, quote_literal(left(p_text, 200))),
-      hint = coalesce(format('Did you mean %s?', v_unit), 'For example ''1 week'', ''15 minutes'', ''500 ms'', or seconds.');
+     where left(unit, 1) = left(v_word, 1) order by o limit 1;
+    raise exception using errcode = 'HM026',
+      message = format('%s is not a duration: %s', p_what, quote_literal(left(p_text, 200)))
+                || coalesce(format(' (position %s): unknown unit %s', strpos(lower(p_text), v_word), quote_literal(left(v_word, 50))), ''),
+      hint = coalesce(format('Did you mean %s?', quote_literal(replace(lower(left(p_text, 200)), v_word, v_unit))), 'For example ''1 week'', ''15 minutes'', ''500 ms'', or seconds.');
   end;
   if v_seconds < 0 then
-    raise exception using errcode = 'HM026', message = format('%s cannot be negative: %s', p_what, quote_literal(left(p_text, 200)));
+    raise exception using errcode = 'HM026', message = format('%s cannot be negative: %s', p_what, quote_literal(left(p_text, 200))),
+      hint = format('Did you mean %s?', quote_literal(btrim(regexp_replace(left(p_text, 200), '-|\yago\y', '', 'gi'))));
   end if;
   return least(v_seconds, 31536000000);
 end $$;
@@ -219,8 +227,10 @@ begin
       k.anchor := p_now + interval '1 second' * coalesce(v_delay, 0);
       k.next_slot := hotmesh_engine.slot_after(k, c, k.anchor);
       if k.next_slot is null then
-        raise exception using errcode = 'HM027', message = format('%s never comes', quote_literal(left(k.cron, 200))),
-          hint = 'No day of the next 50 years fits. L in the field day of month is the last day of any month.';
+        v_number := regexp_count(k.cron, '\S+') - 2;              -- the field of days
+        perform hotmesh_engine.refuse_cron(k.cron, 'day of month', v_number::int, regexp_instr(k.cron, '\S+', 1, v_number::int),
+          regexp_substr(k.cron, '\S+', 1, v_number::int), 'it never comes',
+          'No day of the next 50 years fits. L in this field is the last day of any month.');
       end if;
     end if;
   elsif v_when then
