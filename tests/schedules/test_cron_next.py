@@ -174,6 +174,28 @@ def test_a_day_that_a_zone_left_out_runs_once_when_it_is_over(ask: Ask) -> None:
     assert then == datetime(2011, 12, 30, 22, 0, tzinfo=UTC)
 
 
+MIDNIGHTS = [  # where the clock shifts at midnight, or back to it
+    ("America/Havana", 2026),  # 0:00 becomes 1:00, 1:00 becomes 0:00
+    ("Africa/Cairo", 2026),  # on a Friday 0:00 becomes 1:00; on a Friday 0:00 becomes 23:00 of the day before
+    ("Asia/Beirut", 2026),
+    ("Atlantic/Azores", 2026),
+    ("America/Sao_Paulo", 2018),
+    ("America/Scoresbysund", 2023),
+]
+
+
+@pytest.mark.parametrize(("zone", "year"), MIDNIGHTS)
+@pytest.mark.parametrize("expression", ["0 0 * * *", "30 0,23 * * *", "*/15 0 * * *", "0 1 * * *", "*/15 * * * *"])
+def test_shifts_at_midnight(ask: Ask, expression: str, zone: str, year: int) -> None:
+    plain = Plain(expression, zone, year)
+    expected = plain.firings()
+    starts = [plain.start - timedelta(seconds=1), *expected[:-1]]
+    assert ask([expression] * len(expected), starts, zone) == expected
+    days = (plain.end - plain.start).total_seconds() / 86400
+    if expression == "0 0 * * *":
+        assert len({at.astimezone(plain.zone).date() for at in expected}) == len(expected) == round(days), "once a day"
+
+
 def test_seconds_in_the_hour_that_comes_twice(ask: Ask) -> None:
     second_pass = datetime(2026, 10, 25, 1, 30, tzinfo=UTC)  # 2:30 in Berlin for the second time
     fixed, open_hour = ask(["* 30 2 * * *", "*/20 30 * * * *"], [second_pass] * 2, "Europe/Berlin")
