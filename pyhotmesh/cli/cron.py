@@ -188,7 +188,7 @@ def show(schedule_id: str, dsn: str | None, namespace: str, n: int, limit: int, 
         return
     console = output.console()
     about = shown["schedule"]
-    console.print(output.status(about["status"]), f" {about['schedule_id']}", style="bold")
+    console.print(output.status(about["status"]), f" {about['schedule_id']}", style="bold", markup=False)
     for name, value in about.items():
         if value is not None and name not in ("schedule_id", "status", "namespace"):
             console.print(f"  {name.replace('_', ' '):<20} {output.short(value, 100)}", markup=False)

@@ -283,3 +283,29 @@ def test_a_trigger_that_is_repeated_answers_with_the_same_run(db: Schedules) -> 
     first = db.rows(call, slot)
     assert db.rows(call, slot) == first
     assert db.rows("select workflow_id, run_id from hotmesh.workflows") == first
+
+
+@pytest.mark.parametrize(
+    ("call", "said", "advice"),
+    [
+        ("'0 0 30 2 *'", "day of month (field 3, position 5): it never comes", "L in this field"),
+        ("'0 0 0 31 2,4 *'", "day of month (field 4, position 7): it never comes", "L in this field"),
+        ("'60 * * * *'", "minute (field 1, position 1): 60 is out of range", "0 to 59"),
+        ("'0 0 * * mno'", "day of week (field 5, position 9): 'mno' is no day of week", "Did you mean mon?"),
+        ("'0 0 * sept *'", "month (field 4, position 7): 'sept' is no month", "Did you mean sep?"),
+        ("'0 0 * jna *'", "month (field 4, position 7): 'jna' is no month", "Did you mean jan?"),
+        ("'0 0 * xyz *'", "month (field 4, position 7): 'xyz' is no month", "Months are 1 to 12"),
+        ("'1 dya'", "'1 dya' (position 3): unknown unit 'dya'", "Did you mean '1 day'?"),
+        ("'every day'", "'every day' (position 1): unknown unit 'every'", "1 week"),
+        ("'-5 min'", "cannot be negative: '-5 min'", "Did you mean '5 min'?"),
+        ("'2 hours ago'", "cannot be negative: '2 hours ago'", "Did you mean '2 hours'?"),
+        ("'0 seconds'", "lasts from 100 ms to less than 1000 years, this is '0 seconds'", "1 day"),
+        ("'@daily', '{\"time_zone\": \"Europe/Berln\"}'", "unknown time zone 'Europe/Berln'", "Near: Europe/Berlin."),
+        ("'@daily', '{\"time_zone\": \"berlin\"}'", "unknown time zone 'berlin'", "Near: Europe/Berlin."),
+    ],
+)
+def test_a_refusal_says_where_and_what_would_do(db: Schedules, call: str, said: str, advice: str) -> None:
+    with pytest.raises(psycopg.Error) as caught:
+        db.rows(f"select hotmesh.cron('s', 'w', {call})")
+    assert said in (caught.value.diag.message_primary or "")
+    assert advice in (caught.value.diag.message_hint or "")

@@ -37,7 +37,7 @@ begin
     raise exception using errcode = 'HM026',
       message = format('%s is not a duration: %s', p_what, quote_literal(left(p_text, 200)))
                 || coalesce(format(' (position %s): unknown unit %s', strpos(lower(p_text), v_word), quote_literal(left(v_word, 50))), ''),
-      hint = coalesce(format('Did you mean %s?', quote_literal(replace(lower(left(p_text, 200)), v_word, v_unit))), 'For example ''1 week'', ''15 minutes'', ''500 ms'', or seconds.');
+      hint = coalesce('Did you mean ' || quote_literal(replace(lower(left(p_text, 200)), v_word, v_unit)) || '?', 'For example ''1 week'', ''15 minutes'', ''500 ms'', or seconds.');
   end;
   if v_seconds < 0 then
     raise exception using errcode = 'HM026', message = format('%s cannot be negative: %s', p_what, quote_literal(left(p_text, 200))),
