@@ -594,3 +594,39 @@ def test_blocking_programs_call_and_serve(dsn: str, db: Database) -> None:
         assert mesh.cron("blocking", id="often", interval="1 day", args=["f"]) is True
         assert mesh.cron("blocking", id="often", interval="1 day", args=["f"]) is False
         assert mesh.interrupt("blocking", "often") is True
+
+
+@pytest.mark.parametrize("topic", ["polite", "stubborn"])
+async def test_a_run_that_is_replaced_is_told_and_records_nothing(dsn: str, db: Database, topic: str) -> None:
+    """overlap='cancel_other': not cooperative. The new call does not wait for the old function to notice."""
+    said: list[str] = []
+    go = threading.Event()
+
+    async def polite(name: str) -> str:
+        said.append(f"{name} begins")
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            said.append(f"{name} is cancelled")
+            raise
+        return name
+
+    def stubborn(name: str) -> str:
+        said.append(f"{name} begins")
+        while not activity.cancelled():
+            go.wait(0.01)
+        said.append(f"{name} is cancelled")
+        return name
+
+    async with MeshCall(dsn) as mesh:
+        fn = polite if topic == "polite" else stubborn
+        assert await mesh.cron(topic, fn, id=topic, interval="1 hour", args=[topic], overlap="cancel_other")
+        for count in (1, 2):
+            db.skip("1 hour")
+            await until(lambda n=count: said.count(f"{topic} begins") == n, "it is called")  # type: ignore[misc]
+        await until(lambda: f"{topic} is cancelled" in said, "the first is told")
+        outcomes = "select outcome from hotmesh.firings order by slot"
+        await until(lambda: db.rows(outcomes) == [("interrupted",), ("open",)], "it is replaced")
+        assert await mesh.interrupt(topic, topic) is True  # the cron; what it has started goes on
+        (run,) = db.rows("select workflow_id from hotmesh.workflows where closed_at is null")[0]
+        await mesh.client.get_handle(run).interrupt()
