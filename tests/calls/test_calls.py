@@ -445,6 +445,14 @@ def test_bad_calls_from_sql_are_refused(db: Database, call: str) -> None:
     assert caught.value.sqlstate == "HM003"
 
 
+def test_a_ttl_from_sql(db: Database) -> None:
+    with pytest.raises(psycopg.Error, match="a ttl cannot be negative") as caught:
+        db.rows("select hotmesh.call('t', id => 'k', ttl => '-1 hour')")
+    assert (caught.value.sqlstate, caught.value.diag.message_hint) == ("HM026", "Did you mean '01:00:00'?")
+    assert db.value("select hotmesh.call('t', id => 'k', ttl => '2000 years')") == "call:t:k"
+    assert db.value("select retention from hotmesh_engine.run") == dt.timedelta(days=365_000)
+
+
 async def test_bad_calls_are_refused_before_anything_is_sent(dsn: str, db: Database) -> None:
     async with MeshCall(dsn) as mesh:
         for bad in (

@@ -467,6 +467,45 @@ def test_names_of_all_kinds(db: Schedules, name: str) -> None:
     assert db.value("select hotmesh.delete_schedule(%s)", name) is True
 
 
+def test_two_at_once_start_a_buffered_slot_once(every_minute: Schedules) -> None:
+    """One has decided and not committed; the other goes on without waiting, and finds nothing to do afterwards."""
+    db = every_minute
+    options(db, '{"overlap": "buffer_one"}')
+    for number in (1, 2):
+        db.at(minute(number))
+        db.fire()
+    db.close()
+    duty = "select r_fired from hotmesh_engine.fire_schedules()"
+    with psycopg.connect(db.dsn) as one, psycopg.connect(db.dsn, options="-c lock_timeout=2s") as two:
+        assert one.execute(duty).fetchone() == (1,)
+        assert two.execute(duty).fetchone() == (0,)
+        one.commit()
+        assert two.execute(duty).fetchone() == (0,)
+    assert (db.decisions(), db.about()["open_runs"]) == (["started", "started"], 1)
+
+
+def test_an_update_while_it_fires(every_minute: Schedules) -> None:
+    """The update waits for the firing, or the firing goes on without this schedule until the update is known."""
+    db = every_minute
+    options(db, '{"overlap": "allow_all", "catchup": "1 hour"}')
+    db.at(minute(1))
+    change = """select hotmesh.update_schedule('s', '{"interval": "*/10 * * * *"}')"""
+    with psycopg.connect(db.dsn) as one, psycopg.connect(db.dsn, options="-c lock_timeout=100ms") as two:
+        assert one.execute("select r_fired from hotmesh_engine.fire_schedules()").fetchone() == (1,)
+        with pytest.raises(psycopg.errors.LockNotAvailable):
+            two.execute(change)
+        two.rollback()
+        one.commit()
+        two.execute(change)
+        db.at(minute(5))
+        assert db.fire() == 0
+        two.commit()
+    assert db.fire() == 0
+    db.at(minute(10))
+    db.fire()
+    assert db.slots() == ["00:01:00", "00:10:00"]
+
+
 def test_arguments_up_to_the_limit(every_minute: Schedules) -> None:
     db = every_minute
     text = "x" * (2 * 1024 * 1024 - 100)
