@@ -343,7 +343,6 @@ language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare
   v_grace  constant interval := interval '10 seconds';
   v_slot   timestamptz := k.next_slot;
-  v_next   timestamptz;
   v_due    timestamptz;
   v_window interval := greatest(k.catchup, v_grace);
   c        hotmesh_engine.cron;
@@ -354,23 +353,19 @@ begin
     c := hotmesh_engine.read_cron(k.cron);
   end if;
   if k.catchup is null or k.catchup = '0' then
-    -- the newest: first past what is due with any jitter, then one by one
-    v_slot := hotmesh_engine.last_slot(k, c, p_now - k.jitter);
-    loop
-      v_next := hotmesh_engine.slot_after(k, c, v_slot);
-      exit when v_next is null or v_next + hotmesh_engine.slot_jitter(k, v_next) > p_now;
-      v_slot := v_next;
-    end loop;
+    -- the newest. Jitter ends before the next slot: of those that have come only the last may not be due
+    v_slot := hotmesh_engine.last_slot(k, c, p_now);
+    if v_slot > k.next_slot and v_slot + hotmesh_engine.slot_jitter(k, v_slot) > p_now then
+      v_slot := hotmesh_engine.last_slot(k, c, v_slot - interval '1 microsecond');
+    end if;
     if k.catchup = '0' and v_slot + hotmesh_engine.slot_jitter(k, v_slot) < p_now - v_grace then
-      v_slot := v_next;
-    end if;
-  else
-    if v_slot < p_now - v_window - k.jitter then
-      v_slot := hotmesh_engine.slot_after(k, c, p_now - v_window - k.jitter - interval '1 microsecond');
-    end if;
-    while v_slot + hotmesh_engine.slot_jitter(k, v_slot) < p_now - v_window loop
       v_slot := hotmesh_engine.slot_after(k, c, v_slot);
-    end loop;
+    end if;
+  elsif v_slot < p_now - v_window then
+    v_slot := hotmesh_engine.last_slot(k, c, p_now - v_window);
+    if v_slot + hotmesh_engine.slot_jitter(k, v_slot) < p_now - v_window then
+      v_slot := hotmesh_engine.slot_after(k, c, v_slot);
+    end if;
   end if;
   if v_slot is distinct from k.next_slot then
     missed_from := k.next_slot;
