@@ -92,9 +92,9 @@ begin
     perform hotmesh_engine.refuse_cron(p_expression, 'day of week', v_first + 4, v_at[v_first + 4], v_field,
       'weekdays and nth weekdays cannot be mixed', 'Make two schedules.');
   end if;
-  v_star_weekday := v_field ~ '(^|,)\*(,|$)';
-  if not v_star_weekday and strpos(v_words[v_first + 2], '*') > 0 then      -- all of them, as nth weekdays too
-    v_star_weekday := not exists (
+  v_star_weekday := v_field ~ '(^|,)\*(,|$)' or strpos(c.weekdays, '0') = 0 and strpos(v_words[v_first + 2], '*') > 0;
+  if c.nth <> '' and strpos(v_words[v_first + 2], '*') > 0 then             -- nth weekdays may be all of them, too
+    v_star_weekday := v_star_weekday or not exists (
       select from generate_series(0, 6) d where substr(c.weekdays, d + 1, 1) = '0' and strpos(c.nth, d || '#') = 0);
   end if;
 
