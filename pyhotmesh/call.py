@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar, overload
 
 from psycopg_pool import AsyncConnectionPool
 
-from . import engine, payloads
+from . import engine, payloads, schedule
 from .calls import Callback, callback, queue_of, workflow_id
 from .client import Client
 from .durations import Duration
@@ -60,6 +61,7 @@ class MeshCall:
         self._options = {"max_concurrent_activities": max_concurrent_calls, **options}
         self._callbacks: dict[str, Callback] = {}
         self._worker: Worker | None = None
+        self._beginning = asyncio.Lock()
         self._paused = False
 
     # ------------------------------------------------------------------------------ serving --
@@ -99,19 +101,24 @@ class MeshCall:
         return definition
 
     async def _connect(self, topic: str, fn: Callable[..., Any], retry_policy: RetryPolicy | None) -> None:
-        definition = self._note(topic, fn, retry_policy)
-        if self._worker is None:
-            await self.serve()
-        else:
-            await self._worker.serve(definition)
+        self._note(topic, fn, retry_policy)
+        await self.serve()
 
     async def serve(self) -> None:
-        """Begins to serve all connected topics; ``connect`` does that by itself, but for decorators."""
-        if self._worker is None and self._callbacks:
-            self._worker = self.worker()
-            if self._paused:
-                self._worker.pause()
-            await self._worker.__aenter__()
+        """Serves all topics that are connected so far; ``connect`` does that by itself, but for decorators."""
+        async with self._beginning:
+            if self._worker is not None:
+                for definition in list(self._callbacks.values()):
+                    await self._worker.serve(definition)
+            elif self._callbacks:
+                self._worker = self.worker()
+                if self._paused:
+                    self._worker.pause()
+                try:
+                    await self._worker.__aenter__()
+                except BaseException:
+                    self._worker = None
+                    raise
 
     def worker(self) -> Worker:
         """A worker of its own for the functions connected so far, as ``hotmesh worker module:mesh`` runs it."""
@@ -216,7 +223,7 @@ class MeshCall:
         ends too: what it has started goes on. True if there was either."""
         payloads.check_name(topic, "topic")
         payloads.check_name(id, "id")
-        found = await self._topic_of(id) == topic and await self.client.schedule.get(id).delete()
+        found = topic_of(await self._schedule(id)) == topic and await self.client.schedule.get(id).delete()
         try:
             await self.client.get_handle(workflow_id(topic, id)).interrupt(reason)
         except WorkflowNotFound:
@@ -252,22 +259,34 @@ class MeshCall:
             ValueError: the id belongs to something else.
         """
         payloads.check_name(topic, "topic")
-        if callback is not None:
+        given = {
+            "kind": "call", "interval": interval, "args": args, "delay": delay, "max_cycles": max_cycles, "time_zone": time_zone,
+            "overlap": overlap, "catchup": catchup, "jitter": jitter,
+        }  # fmt: skip
+        schedule.creation(self.namespace, id, {"workflow": topic, **given})  # refused before anything is served
+        known = self._callbacks.get(topic)
+        if callback is not None and (known is None or known.fn is not callback):  # else with the policy that it has
             await self._connect(topic, callback, None)
-        created = await self.client.schedule.create(
-            id, topic, kind="call", interval=interval, args=args, delay=delay, max_cycles=max_cycles, time_zone=time_zone,
-            overlap=overlap, catchup=catchup, jitter=jitter,
-        )  # fmt: skip
-        if not created and (found := await self._topic_of(id)) not in (None, topic):
-            raise ValueError(f"id {id!r} is that of a cron of topic {found!r}: choose another")
+        elif callback is not None:
+            await self.serve()
+        created = await self.client.schedule.create(id, topic, **given)
+        if not created and (found := await self._schedule(id)) is not None and topic_of(found) != topic:
+            kind = "schedule of workflow" if topic_of(found) is None else "cron of topic"
+            raise ValueError(f"id {id!r} is that of a {kind} {found['workflow_type']!r}: choose another")
         return created
 
-    async def _topic_of(self, id: str) -> str | None:
-        """What the schedule of that id calls, or starts."""
+    async def _schedule(self, id: str) -> dict[str, Any] | None:
         try:
-            return str((await self.client.schedule.get(id).describe())["workflow_type"])
+            return await self.client.schedule.get(id).describe()
         except ScheduleNotFound:
             return None
+
+
+def topic_of(schedule: dict[str, Any] | None) -> str | None:
+    """The topic that a schedule calls; None if it starts workflows, or is not there."""
+    if schedule is None or schedule["task_queue"] != queue_of(schedule["workflow_type"]):
+        return None
+    return str(schedule["workflow_type"])
 
 
 def _request(topic: str, args: Sequence[Any], key: str, ttl: Duration | None) -> StartRequest:

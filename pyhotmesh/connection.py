@@ -156,8 +156,8 @@ class Listener:
         return self._task is not None
 
     async def replace(self, channel: str, presence: int) -> None:
-        """Listens to this channel instead of the one given before (and still to hotmesh_all)."""
-        self._channels = {"hotmesh_all", channel}
+        """Listens to this channel instead of a worker's before (and still to hotmesh_all and hotmesh_0)."""
+        self._channels = {"hotmesh_all", "hotmesh_0", channel}
         self._presence = presence
         if self._task is not None:
             self._task.cancel()

@@ -46,8 +46,9 @@ def parse(value: Duration) -> float:
 
 def _parse_text(text: str) -> float:
     stripped = text.strip().lower()
+    lead = len(text) - len(text.lstrip())
     if stripped.startswith("-"):
-        raise InvalidDuration(f"a duration cannot be negative: {text!r}")
+        raise InvalidDuration(f"a duration cannot be negative: {text!r}", hint=f"did you mean {stripped.lstrip('- ')}?")
     try:
         return float(stripped)
     except ValueError:
@@ -58,7 +59,7 @@ def _parse_text(text: str) -> float:
         match = _PART.match(stripped, at)
         if match is None:
             raise InvalidDuration(
-                f"not a duration: {text!r}, at {stripped[at : at + 20]!r}",
+                f"not a duration: {text!r} (position {lead + at + 1}): {stripped[at : at + 20]!r} is no number with a unit",
                 hint="for example '1 week', '15 minutes', '500 ms'",
             )
         unit = match[2].lower()
@@ -66,7 +67,7 @@ def _parse_text(text: str) -> float:
         if scale is None:
             near = difflib.get_close_matches(unit, [*_SECONDS, *(u + "s" for u in _SECONDS if len(u) > 2)], 1, 0.5)
             raise InvalidDuration(
-                f"not a duration: {text!r}, unknown unit {match[2]!r}",
+                f"not a duration: {text!r} (position {lead + match.start(2) + 1}): unknown unit {match[2]!r}",
                 hint=f"did you mean {match[1]} {near[0]!s}?" if near else "units: ms, seconds, minutes, hours, days, weeks",
             )
         total += float(match[1]) * scale

@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 from . import cron, engine, joined, payloads, workflow
@@ -29,15 +30,31 @@ _COLUMNS = (
 _FIRING = "slot, origin, decision, outcome, workflow_id, run_id, decided_at, closed_at, missed_until"
 
 
+class Unchanged(enum.Enum):
+    """The type of ``UNCHANGED``."""
+
+    UNCHANGED = "unchanged"
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+UNCHANGED: Final = Unchanged.UNCHANGED  # what ``update`` leaves as it is; None is a value like others
+
+
 def specification(given: dict[str, Any]) -> bytes:
-    """The arguments of ``create`` and ``update`` as the engine takes them, checked; None is left out."""
+    """The arguments of ``create`` and ``update`` as the engine takes them, checked. None goes along: as if never given."""
     spec: dict[str, Any] = {}
     for name, value in given.items():
-        if value is not None:
-            check = _CHECKS.get(name)
-            if check is None:
-                raise PayloadError(name, "a schedule has no such option", f"there are {', '.join(_CHECKS)}")
-            spec[name] = check(name, value)
+        if value is UNCHANGED:
+            continue
+        if name not in _CHECKS:
+            raise PayloadError(name, "a schedule has no such option", f"there are {', '.join(_CHECKS)}")
+        if value is None and name in ("workflow", "interval", "kind"):
+            if name == "interval":
+                cron.check_interval(value)  # says what one is
+            raise PayloadError(name, "a schedule needs one; this is None")
+        spec[name] = None if value is None else _CHECKS[name](name, value)
     return payloads.encode(spec)
 
 
@@ -151,12 +168,16 @@ class ScheduleClient:
                 one that comes twice runs the first time; an expression with an open hour (``*/15 * * * *``) goes
                 by elapsed time.
             delay: nothing runs before it has passed; of an interval it is the time to the first slot.
-            max_cycles: so many runs, then the schedule is over.
-            overlap: what a slot means while a run of the schedule is open: ``skip``, ``buffer_one`` (one waits),
-                ``allow_all``, ``cancel_other`` (the open one is interrupted).
+            max_cycles: so many slots start a run, then the schedule is over. What is skipped, missed, triggered or
+                backfilled does not count.
+            overlap: what a slot means while a run of the schedule is open: ``skip``; ``buffer_one`` (one waits, and
+                starts when that run has closed); ``allow_all``; ``cancel_other``: the open one is interrupted, which
+                is not cooperative. It is closed when the new one starts, but a function that it was running is told by
+                its cancellation alone (a sync one, in its thread, by ``activity.cancelled()``) and may overlap with
+                the new run; its result is not recorded.
             catchup: slots that nobody fired because no worker was there: ``"none"``, ``"last"`` (the newest
                 alone), or a duration: all that are not older, under ``skip`` one after another.
-            jitter: each slot is later by a part of it, the same whoever computes it.
+            jitter: each slot is later by a part of it, the same whoever computes it, and never as late as the next slot.
             pause_after_failures: so many runs failed in a row pause it.
             priority, execution_timeout, retention, memo: of its runs, as in ``client.workflow.start``.
             conn: joins the caller's transaction: the schedule is there if and only if that commits.
@@ -243,9 +264,37 @@ class ScheduleHandle:
         window = backfill_window(start, end)
         return int(await self._client._value(engine.BACKFILL_SCHEDULE, (self.schedule_id, *window, self._client.namespace)))
 
-    async def update(self, **changes: Any) -> None:
-        """Changes what is named, as in ``create``; None changes nothing. A new interval, time zone or delay counts from
-        now."""
+    async def update(
+        self,
+        *,
+        workflow: str | Callable[..., Any] | Unchanged = UNCHANGED,
+        interval: Any = UNCHANGED,
+        args: Sequence[Any] | Unchanged | None = UNCHANGED,
+        task_queue: str | Unchanged | None = UNCHANGED,
+        kind: str | Unchanged = UNCHANGED,
+        time_zone: str | Unchanged | None = UNCHANGED,
+        delay: Any = UNCHANGED,
+        max_cycles: int | Unchanged | None = UNCHANGED,
+        overlap: str | Unchanged | None = UNCHANGED,
+        catchup: Any = UNCHANGED,
+        jitter: Any = UNCHANGED,
+        pause_after_failures: int | Unchanged | None = UNCHANGED,
+        priority: int | Unchanged | None = UNCHANGED,
+        execution_timeout: Any = UNCHANGED,
+        retention: Any = UNCHANGED,
+        memo: Any = UNCHANGED,
+        paused: bool | Unchanged | None = UNCHANGED,
+        note: str | Unchanged | None = UNCHANGED,
+    ) -> None:
+        """Changes what is named, as in ``create``, and nothing else. None sets back: ``update(max_cycles=None)`` is as if
+        it had never been given. A new interval, time zone or delay counts from now. Runs that are open, or wait in the
+        buffer, go on; those in the buffer start with the new arguments."""
+        changes = {
+            "workflow": workflow, "interval": interval, "args": args, "task_queue": task_queue, "kind": kind,
+            "time_zone": time_zone, "delay": delay, "max_cycles": max_cycles, "overlap": overlap, "catchup": catchup,
+            "jitter": jitter, "pause_after_failures": pause_after_failures, "priority": priority,
+            "execution_timeout": execution_timeout, "retention": retention, "memo": memo, "paused": paused, "note": note,
+        }  # fmt: skip
         await self._client._value(engine.UPDATE_SCHEDULE, (*self._name, specification(changes).decode()))
 
     async def delete(self) -> bool:

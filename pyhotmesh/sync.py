@@ -202,7 +202,7 @@ class SyncScheduleHandle:
         return self._sync._wait(self._handle.backfill(start, end))
 
     def update(self, **changes: Any) -> None:
-        """As ``ScheduleHandle.update``."""
+        """As ``ScheduleHandle.update``: what is not named stays, None sets back."""
         self._sync._wait(self._handle.update(**changes))
 
     def delete(self) -> bool:

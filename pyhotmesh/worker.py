@@ -137,16 +137,8 @@ class Worker:
         if queue in self.task_queues:
             return
         self.task_queues.append(queue)
-        turns = self._turns
-        if turns is not None:
-            conn = await connect(self._dsn)
-            try:
-                cursor = await conn.execute(engine.SERVE, (turns.held.worker_id, self.namespace, [queue]))
-                row = await cursor.fetchone()
-                assert row is not None
-            finally:
-                await conn.close()
-            turns.serve({row[0][0]: queue})
+        if self._turns is not None:
+            await self._add_queue(self._turns, queue)
 
     def stop(self) -> None:
         """Stops claiming; what runs may finish within the grace period, the rest is handed back.
@@ -215,18 +207,29 @@ class Worker:
 
     # ------------------------------------------------------------------------------ internal --
 
+    async def _add_queue(self, turns: TurnLoop, queue: str) -> None:
+        conn = await connect(self._dsn)
+        try:
+            cursor = await conn.execute(engine.SERVE, (turns.held.worker_id, self.namespace, [queue]))
+            row = await cursor.fetchone()
+            assert row is not None
+        finally:
+            await conn.close()
+        turns.serve({row[0][0]: queue})
+
     async def _incarnation(self, loop: asyncio.AbstractEventLoop) -> None:
         """One life of the worker: from registration to the end of its lease, or a clean end."""
         worker_id = engine.new_id()
+        names = list(self.task_queues)
         conn = await connect(self._dsn)
         try:
             cursor = await conn.execute(
                 engine.REGISTER,
-                (worker_id, self.name, self.namespace, self.task_queues, self._lease, __version__),
+                (worker_id, self.name, self.namespace, names, self._lease, __version__),
             )
             row = await cursor.fetchone()
             assert row is not None and self._listener is not None
-            queues = dict(zip(row[0], self.task_queues, strict=True))
+            queues = dict(zip(row[0], names, strict=True))
         finally:
             await conn.close()
         turns = TurnLoop(
@@ -236,11 +239,13 @@ class Worker:
             is_listening=lambda: self._listener is not None and self._listener.alive, on_new_id=self._renamed,
         )  # fmt: skip
         self._turns = turns
+        for queue in self.task_queues[len(names) :]:  # connected while this one registered
+            await self._add_queue(turns, queue)
         try:
             if self._listener.started:
                 await self._listener.replace(f"hotmesh_{worker_id}", worker_id)
             else:
-                await self._listener.start("hotmesh_all", f"hotmesh_{worker_id}", presence=worker_id)
+                await self._listener.start("hotmesh_all", "hotmesh_0", f"hotmesh_{worker_id}", presence=worker_id)
         except (psycopg.Error, OSError) as error:
             log.warning("notifications are not available (%s); polling", error)
         self._heartbeat = heartbeat = Heartbeat(
@@ -285,9 +290,9 @@ class Worker:
             await self._listener.replace(f"hotmesh_{new}", new)
 
     def _heard(self, channel: str, payload: str) -> None:
-        if self._heartbeat is not None and channel == "hotmesh_all":  # a schedule was made or changed; the clock was moved
+        if self._heartbeat is not None and channel in ("hotmesh_0", "hotmesh_all"):  # schedules have changed; the clock has
             self._heartbeat.look_at_schedules()
-        if self._turns is None:
+        if self._turns is None or channel == "hotmesh_0":
             return
         if payload.startswith("["):
             self._turns.given(payload)

@@ -114,6 +114,11 @@ begin
   if ttl is not null and id is null then
     raise exception using errcode = 'HM003', message = 'a ttl needs an id: it is what the result is cached under';
   end if;
+  if ttl < '0' then
+    raise exception using errcode = 'HM026', message = format('a ttl cannot be negative: %s', ttl),
+      hint = format('Did you mean %s?', quote_literal(-ttl));
+  end if;
+  ttl := least(ttl, interval '1000 years');            -- 'infinity', where intervals know it
   if id is not null then
     v_ns := hotmesh_engine.namespace_id(namespace);
     if exists (select from hotmesh_engine.open_id o where o.namespace_id = v_ns and o.workflow_id = v_key)

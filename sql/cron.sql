@@ -65,6 +65,10 @@ exception when invalid_parameter_value then
              where left(lower(name), v_length) = lower(left(p_zone, v_length)) order by name limit 3) n;
     exit when v_near is not null;
   end loop;
+  if v_near is null then
+    select string_agg(name, ', ') into v_near
+      from (select name from unnest(v_names) name where split_part(lower(name), '/', -1) = lower(p_zone) order by name limit 3) n;
+  end if;
   raise exception using errcode = 'HM027', message = format('unknown time zone %s', quote_literal(left(p_zone, 200))),
     hint = coalesce('Near: ' || v_near || '.', 'pg_timezone_names lists them.');
 end $$;

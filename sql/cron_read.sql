@@ -93,6 +93,10 @@ begin
       'weekdays and nth weekdays cannot be mixed', 'Make two schedules.');
   end if;
   v_star_weekday := v_field ~ '(^|,)\*(,|$)' or strpos(c.weekdays, '0') = 0 and strpos(v_words[v_first + 2], '*') > 0;
+  if c.nth <> '' and strpos(v_words[v_first + 2], '*') > 0 then             -- nth weekdays may be all of them, too
+    v_star_weekday := v_star_weekday or not exists (
+      select from generate_series(0, 6) d where substr(c.weekdays, d + 1, 1) = '0' and strpos(c.nth, d || '#') = 0);
+  end if;
 
   if c.nth = '' and c.nearest is null then
     c.rule := case when v_star_day and v_star_weekday then '*' when v_star_day then 'w' when v_star_weekday then 'm' else 'b' end;
@@ -245,6 +249,8 @@ create or replace function hotmesh_engine.cron_value(
 language plpgsql immutable parallel safe as $$
 declare
   v_value int;
+  v_names text[];
+  v_near  text;
 begin
   if p_text ~ '^\d' then
     v_value := case when length(p_text) > 9 then 999999999 else p_text::int end;
@@ -254,14 +260,22 @@ begin
       format('The field %s takes %s to %s.', p_name, p_low, case p_name when 'day of week' then 7 else p_high end));
   end if;
   if p_name = 'month' then
-    v_value := array_position('{jan,feb,mar,apr,may,jun,jul,aug,sep,oct,nov,dec}'::text[], p_text);
+    v_names := '{jan,feb,mar,apr,may,jun,jul,aug,sep,oct,nov,dec}';
+    v_value := array_position(v_names, p_text);
   elsif p_name = 'day of week' then
-    v_value := array_position('{sun,mon,tue,wed,thu,fri,sat}'::text[], p_text) - 1;
+    v_names := '{sun,mon,tue,wed,thu,fri,sat}';
+    v_value := array_position(v_names, p_text) - 1;
   end if;
   if v_value is null then
+    -- the letters of one in another order, or its beginning
+    select name into v_near from unnest(v_names) with ordinality n(name, o)
+     order by (select string_agg(a, '' order by a) from regexp_split_to_table(name, '') a)
+              <> (select string_agg(a, '' order by a) from regexp_split_to_table(left(p_text, 50), '') a),
+              left(name, 2) <> left(p_text, 2), o limit 1;
+    if left(v_near, 1) <> left(p_text, 1) then v_near := null; end if;
     perform hotmesh_engine.refuse_cron(p_expression, p_name, p_number, p_at, p_text,
       format('%s is no %s', quote_literal(left(p_text, 50)), p_name),
-      case p_name when 'month' then 'Months are 1 to 12 or jan to dec.'
+      coalesce(format('Did you mean %s? ', v_near), '') || case p_name when 'month' then 'Months are 1 to 12 or jan to dec.'
         when 'day of week' then 'Weekdays are 0 to 7 or sun to sat; fri#2 is the second Friday of a month, L5 the last.'
         when 'day of month' then 'Days are 1 to 31; L is the last one.' else format('The field %s takes %s to %s.', p_name, p_low, p_high) end);
   end if;

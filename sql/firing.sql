@@ -25,6 +25,9 @@
 -- trigger has put in is met on the primary key.
 -- Crash: nothing happened, and the slots are due for whoever comes.
 --
+-- A slot in the buffer starts when the run before it has closed: its end wakes the workers (watch_buffers), and
+-- they look four times a second in case that was lost.
+--
 -- Lateness: the worker's thread waits until r_next has passed, at most a second. Measured with one worker, a
 -- schedule of every second, 2 cores shared with others: 5 ms late in the middle, 24 ms at most.
 
@@ -100,9 +103,11 @@ begin
      where o.run_id is not null
         or not exists (select from hotmesh_engine.run r where r.run_id = s.run_id)      -- beyond its retention
   ), locked as (
-    select s.schedule_key, s.slot, e.status, e.closed_at
+    select s.schedule_key, s.slot, s.run_id, e.status, e.closed_at
       from hotmesh_engine.schedule_slot s join ended e on e.schedule_key = s.schedule_key and e.slot = s.slot
      for update of s skip locked
+  ), unwatched as (
+    delete from hotmesh_engine.waiter w using locked l where w.run_id = l.run_id and w.client = 0
   ), noted as (
     update hotmesh_engine.schedule_slot s set status = l.status, closed_at = l.closed_at
       from locked l where s.schedule_key = l.schedule_key and s.slot = l.slot
@@ -186,10 +191,8 @@ begin
     if not k.paused and k.next_slot + hotmesh_engine.slot_jitter(k, k.next_slot) <= p_now and v_count < 1000 then
       d := hotmesh_engine.due_slots(k, p_now, 1000 - v_count);
       if d.missed_from is not null then
-        insert into hotmesh_engine.schedule_slot (schedule_key, slot, decided_at, missed_until, decision, origin)
-        values (k.schedule_key, d.missed_from, p_now, d.missed_until, 'm', 's') on conflict do nothing;
+        k.last_slot := hotmesh_engine.note_missed(k, d.missed_from, d.missed_until, p_now);
         v_count := v_count + 1;
-        k.last_slot := d.missed_from;
       end if;
       k.next_slot := d.next_slot;
       for i in 1..cardinality(d.slots) loop
@@ -232,8 +235,48 @@ begin
   if v_slot <> '{}' then
     perform hotmesh_engine.start_decided(v_key, v_slot);
   end if;
+  if exists (select from hotmesh_engine.schedule_slot where schedule_key = any (p_keys) and decision = 'b') then
+    perform hotmesh_engine.watch_buffers(p_keys);
+  end if;
   return v_count;
 end $$;
+
+-- One row for the slots from one until another that are missed; it returns its slot. A backfill may have been
+-- quicker with the first of them: then the row begins after those.
+create or replace function hotmesh_engine.note_missed(
+  k hotmesh_engine.schedule, p_from timestamptz, p_until timestamptz, p_now timestamptz
+) returns timestamptz
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+declare
+  v_slot timestamptz := p_from;
+  v_last timestamptz := p_from;
+  c      hotmesh_engine.cron;
+begin
+  if k.cron is not null then
+    c := hotmesh_engine.read_cron(k.cron);
+  end if;
+  while v_slot < p_until or p_until is null and v_slot is not null loop
+    insert into hotmesh_engine.schedule_slot (schedule_key, slot, decided_at, missed_until, decision, origin)
+    values (k.schedule_key, v_slot, p_now, p_until, 'm', 's') on conflict do nothing;
+    v_last := v_slot;
+    exit when found;
+    v_slot := hotmesh_engine.slot_after(k, c, v_slot);
+  end loop;
+  return v_last;
+end $$;
+
+-- Slots in the buffer wait for the open runs of their schedules. These are awaited as by a client, the one of id 0:
+-- so whoever closes such a run wakes those who fire schedules, and a run that nobody waits for costs nothing more.
+create or replace function hotmesh_engine.watch_buffers(p_keys bigint[]) returns void
+language sql volatile set search_path = pg_catalog, pg_temp as $$
+  insert into hotmesh_engine.waiter (run_id, client)
+  select s.run_id, 0
+    from hotmesh_engine.schedule_slot s join hotmesh_engine.schedule k on k.schedule_key = s.schedule_key
+   where s.schedule_key = any (p_keys) and s.decision = 's' and s.status is null and s.run_id is not null
+     and k.overlap <> 'allow_all'
+     and exists (select from hotmesh_engine.schedule_slot b where b.schedule_key = s.schedule_key and b.decision = 'b')
+  on conflict do nothing
+$$;
 
 -- Starts the runs of slots that are decided or leave the buffer, and notes them in their rows. A slot whose
 -- workflow id somebody's open transaction is about to start is not waited for: it goes into the buffer.
@@ -300,7 +343,6 @@ language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare
   v_grace  constant interval := interval '10 seconds';
   v_slot   timestamptz := k.next_slot;
-  v_next   timestamptz;
   v_due    timestamptz;
   v_window interval := greatest(k.catchup, v_grace);
   c        hotmesh_engine.cron;
@@ -311,23 +353,19 @@ begin
     c := hotmesh_engine.read_cron(k.cron);
   end if;
   if k.catchup is null or k.catchup = '0' then
-    -- the newest: first past what is due with any jitter, then one by one
-    v_slot := hotmesh_engine.last_slot(k, c, p_now - k.jitter);
-    loop
-      v_next := hotmesh_engine.slot_after(k, c, v_slot);
-      exit when v_next is null or v_next + hotmesh_engine.slot_jitter(k, v_next) > p_now;
-      v_slot := v_next;
-    end loop;
+    -- the newest. Jitter ends before the next slot: of those that have come only the last may not be due
+    v_slot := hotmesh_engine.last_slot(k, c, p_now);
+    if v_slot > k.next_slot and v_slot + hotmesh_engine.slot_jitter(k, v_slot) > p_now then
+      v_slot := hotmesh_engine.last_slot(k, c, v_slot - interval '1 microsecond');
+    end if;
     if k.catchup = '0' and v_slot + hotmesh_engine.slot_jitter(k, v_slot) < p_now - v_grace then
-      v_slot := v_next;
-    end if;
-  else
-    if v_slot < p_now - v_window - k.jitter then
-      v_slot := hotmesh_engine.slot_after(k, c, p_now - v_window - k.jitter - interval '1 microsecond');
-    end if;
-    while v_slot + hotmesh_engine.slot_jitter(k, v_slot) < p_now - v_window loop
       v_slot := hotmesh_engine.slot_after(k, c, v_slot);
-    end loop;
+    end if;
+  elsif v_slot < p_now - v_window then
+    v_slot := hotmesh_engine.last_slot(k, c, p_now - v_window);
+    if v_slot + hotmesh_engine.slot_jitter(k, v_slot) < p_now - v_window then
+      v_slot := hotmesh_engine.slot_after(k, c, v_slot);
+    end if;
   end if;
   if v_slot is distinct from k.next_slot then
     missed_from := k.next_slot;

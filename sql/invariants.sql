@@ -132,7 +132,7 @@ language sql volatile set search_path = pg_catalog, pg_temp as $$
     from hotmesh_engine.schedule k where not k.paused and k.next_slot is not null and k.due_at = 'infinity'
   union all
   select 'a schedule has run too often', null, format('%s: %s of %s', k.schedule_id, k.cycles, k.max_cycles)
-    from hotmesh_engine.schedule k where k.cycles > k.max_cycles
+    from hotmesh_engine.schedule k where k.cycles >= k.max_cycles and k.next_slot is not null
   union all
   select 'a firing belongs to no schedule', s.run_id, s.slot::text
     from hotmesh_engine.schedule_slot s

@@ -13,6 +13,7 @@ language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare
   v_interval interval;
   v_seconds  double precision;
+  v_word     text;
   v_unit     text;
 begin
   if p_text is null then return null; end if;
@@ -27,13 +28,20 @@ begin
                    + extract(year from v_interval) * 31536000;
     end if;
   exception when data_exception then
+    -- the first word that is no unit, and the unit that begins like it
+    select w[1] into v_word from regexp_matches(lower(left(p_text, 200)), '[a-z]+', 'g') w
+     where w[1] !~ '^(ms|msecs?|milliseconds?|s|secs?|seconds?|m|mins?|minutes?|h|hrs?|hours?|d|days?|w|weeks?|mons?|months?|y|yrs?|years?)$'
+     limit 1;
     select unit into v_unit from unnest('{second,minute,hour,day,week,month,year}'::text[]) with ordinality u(unit, o)
-     where left(unit, 1) = left(substring(lower(p_text) from '[a-z]+'), 1) order by o limit 1;
-    raise exception using errcode = 'HM026', message = format('%s is not a duration: %s', p_what, quote_literal(left(p_text, 200))),
-      hint = coalesce(format('Did you mean %s?', v_unit), 'For example ''1 week'', ''15 minutes'', ''500 ms'', or seconds.');
+     where left(unit, 1) = left(v_word, 1) order by o limit 1;
+    raise exception using errcode = 'HM026',
+      message = format('%s is not a duration: %s', p_what, quote_literal(left(p_text, 200)))
+                || coalesce(format(' (position %s): unknown unit %s', strpos(lower(p_text), v_word), quote_literal(left(v_word, 50))), ''),
+      hint = coalesce('Did you mean ' || quote_literal(replace(lower(left(p_text, 200)), v_word, v_unit)) || '?', 'For example ''1 week'', ''15 minutes'', ''500 ms'', or seconds.');
   end;
   if v_seconds < 0 then
-    raise exception using errcode = 'HM026', message = format('%s cannot be negative: %s', p_what, quote_literal(left(p_text, 200)));
+    raise exception using errcode = 'HM026', message = format('%s cannot be negative: %s', p_what, quote_literal(left(p_text, 200))),
+      hint = format('Did you mean %s?', quote_literal(btrim(regexp_replace(left(p_text, 200), '-|\yago\y', '', 'gi'))));
   end if;
   return least(v_seconds, 31536000000);
 end $$;
@@ -53,12 +61,20 @@ begin
                     * (floor(extract(epoch from p_after - k.anchor) * 1000000 / v_every)::bigint + 1);
 end $$;
 
--- A slot's share of the jitter: the same whenever and wherever it is asked for.
+-- A slot's share of the jitter: the same whenever and wherever it is asked for. It never reaches the slot after
+-- it: slots come due in their order, and none is late because it had to wait for the one before.
 create or replace function hotmesh_engine.slot_jitter(k hotmesh_engine.schedule, p_slot timestamptz) returns interval
-language sql immutable set search_path = pg_catalog, pg_temp as $$
-  select case when k.jitter = '0' then interval '0'
-    else k.jitter * (abs(hashtextextended(k.schedule_id || ':' || date_part('epoch', p_slot), 0) % 1000001) / 1000000.0) end
-$$;
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+declare
+  c hotmesh_engine.cron;
+begin
+  if k.jitter = '0' then return interval '0'; end if;
+  if k.cron is not null then
+    c := hotmesh_engine.read_cron(k.cron);
+  end if;
+  return least(k.jitter, hotmesh_engine.slot_after(k, c, p_slot) - p_slot)
+         * (abs(hashtextextended(k.schedule_id || ':' || date_part('epoch', p_slot), 0) % 1000000) / 1000000.0);
+end $$;
 
 create or replace function hotmesh_engine.slot_workflow_id(p_schedule_id text, p_slot timestamptz) returns text
 language sql stable set search_path = pg_catalog, pg_temp as $$
@@ -92,7 +108,7 @@ begin
 end $$;
 
 -- A schedule with what a specification says of it, checked. Options as in hotmesh.cron, and `workflow`,
--- `interval`. Null leaves what it is.
+-- `interval`. What it does not name stays; what is null becomes what it is if it is never given.
 create or replace function hotmesh_engine.read_schedule(k hotmesh_engine.schedule, p_spec json, p_now timestamptz)
 returns hotmesh_engine.schedule
 language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
@@ -102,27 +118,37 @@ declare
   v_number double precision;
   v_delay  double precision;
   v_when   boolean := false;                     -- its times change
-  v_call   boolean := false;                     -- calls of a topic, see calls.sql
+  v_called boolean;                              -- it has called a topic so far, see calls.sql
+  v_call   boolean;                              -- it does from now on
+  v_queue  boolean := false;                     -- its queue is given
   c        hotmesh_engine.cron;
 begin
   perform hotmesh_engine.check_payload('options', p_spec);
   if json_typeof(p_spec) is distinct from 'object' then
     raise exception using errcode = 'HM003', message = 'options must be a JSON object';
   end if;
-  for v_name, v_text in select key, value from json_each_text(p_spec) where value is not null loop
+  v_called := exists (select from hotmesh_engine.queue q where q.queue_id = k.queue_id and q.name = 'call:' || k.workflow_type);
+  v_call := v_called;
+  for v_name, v_text in select key, value from json_each_text(p_spec) loop
+    v_text := coalesce(v_text, case v_name when 'time_zone' then 'UTC' when 'jitter' then '0'
+      when 'catchup' then '1 minute' when 'kind' then 'workflow' when 'overlap' then 'skip' when 'paused' then 'false' end);
+    if v_text is null and v_name in ('workflow', 'interval') then
+      raise exception using errcode = 'HM027', message = format('a schedule needs a workflow and an interval or cron expression: %s is null', v_name);
+    end if;
     case v_name
       when 'workflow' then
         perform hotmesh_engine.check_name('workflow type', v_text);
         k.workflow_type := v_text;
       when 'task_queue' then
-        k.queue_id := hotmesh_engine.queue_id(k.namespace_id, v_text);
+        v_queue := v_text is not null;
+        k.queue_id := case when v_queue then hotmesh_engine.queue_id(k.namespace_id, v_text) end;
       when 'args' then
-        if json_typeof(p_spec -> 'args') <> 'array' then
+        if v_text is not null and json_typeof(p_spec -> 'args') <> 'array' then
           raise exception using errcode = 'HM003', message = 'args must be a JSON array of the arguments';
         end if;
-        k.input := p_spec -> 'args';
+        k.input := case when v_text is null then '[]' else p_spec -> 'args' end;
       when 'memo' then
-        k.memo := p_spec -> 'memo';
+        k.memo := case when v_text is not null then p_spec -> 'memo' end;
       when 'interval' then
         v_when := true;
         k.cron := case when hotmesh_engine.is_cron(v_text) then v_text end;
@@ -169,7 +195,7 @@ begin
         k.paused := v_text::boolean;
       when 'max_cycles', 'pause_after_failures', 'priority' then
         v_number := case when v_text ~ '^\d{1,9}$' then v_text::int end;
-        if v_number is null or v_number < 1 or v_name = 'priority' and v_number > 5 then
+        if v_text is not null and (v_number is null or v_number < 1 or v_name = 'priority' and v_number > 5) then
           raise exception using errcode = 'HM003', message = format('%s must be a whole number from 1, this is %s', v_name, left(v_text, 200));
         end if;
         if v_name = 'max_cycles' then k.max_cycles := v_number;
@@ -184,8 +210,12 @@ begin
     raise exception using errcode = 'HM027', message = 'a schedule needs a workflow and an interval or cron expression';
   end if;
   if v_call then
-    k.queue_id := coalesce(k.queue_id, hotmesh_engine.queue_id(k.namespace_id, 'call:' || k.workflow_type));
     k.retention := coalesce(k.retention, hotmesh_engine.call_retention());
+  elsif v_called and k.retention = hotmesh_engine.call_retention() then
+    k.retention := null;
+  end if;
+  if not v_queue and (v_call or v_called or k.queue_id is null) then
+    k.queue_id := hotmesh_engine.queue_id(k.namespace_id, case when v_call then 'call:' || k.workflow_type else 'default' end);
   end if;
   if v_delay >= 31536000000 or k.jitter >= interval '1 second' * 31536000000 then
     raise exception using errcode = 'HM026', message = 'delay and jitter cannot be endless';
@@ -197,8 +227,10 @@ begin
       k.anchor := p_now + interval '1 second' * coalesce(v_delay, 0);
       k.next_slot := hotmesh_engine.slot_after(k, c, k.anchor);
       if k.next_slot is null then
-        raise exception using errcode = 'HM027', message = format('%s never comes', quote_literal(left(k.cron, 200))),
-          hint = 'No day of the next 50 years fits. L in the field day of month is the last day of any month.';
+        v_number := regexp_count(k.cron, '\S+') - 2;              -- the field of days
+        perform hotmesh_engine.refuse_cron(k.cron, 'day of month', v_number::int, regexp_instr(k.cron, '\S+', 1, v_number::int),
+          regexp_substr(k.cron, '\S+', 1, v_number::int), 'it never comes',
+          'No day of the next 50 years fits. L in this field is the last day of any month.');
       end if;
     end if;
   elsif v_when then
@@ -221,7 +253,7 @@ end $$;
 
 -- When the duty has to look at it.
 create or replace function hotmesh_engine.schedule_due(k hotmesh_engine.schedule) returns timestamptz
-language sql immutable set search_path = pg_catalog, pg_temp as $$
+language sql stable set search_path = pg_catalog, pg_temp as $$
   select case when k.paused or k.next_slot is null then 'infinity'
               else k.next_slot + hotmesh_engine.slot_jitter(k, k.next_slot) end
 $$;

@@ -44,25 +44,25 @@ begin
   k.cycles := 0; k.trouble_times := 0; k.paused := false; k.time_zone := 'UTC'; k.catchup := '1 minute';
   k.jitter := '0'; k.overlap := 'skip'; k.input := '[]';
   k := hotmesh_engine.read_schedule(k, p_spec, v_now);
-  if k.queue_id is null then
-    k.queue_id := hotmesh_engine.queue_id(k.namespace_id, 'default');
-  end if;
   insert into hotmesh_engine.schedule values (k.*) on conflict (namespace_id, schedule_id) do nothing;
   if found then
-    perform pg_notify('hotmesh_all', 'schedules');         -- so that a first slot within a second is not late
+    perform hotmesh_engine.wake_schedules();               -- so that a first slot within a second is not late
     return true;
   end if;
   return exists (select from hotmesh_engine.schedule s
                   where s.namespace_id = k.namespace_id and s.schedule_id = p_id and s.request_id = p_request);
 end $$;
 
--- Changes what the specification names; new times count from now.
+-- Changes what the specification names; null: as if it had never been given. New times count from now.
 create or replace function hotmesh_engine.update_schedule(p_namespace text, p_id text, p_spec json) returns void
 language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 declare
   k hotmesh_engine.schedule := hotmesh_engine.find_schedule(p_namespace, p_id);
 begin
   select * into k from hotmesh_engine.schedule where schedule_key = k.schedule_key for no key update;
+  if not found then
+    perform hotmesh_engine.find_schedule(p_namespace, p_id);       -- it has just been deleted
+  end if;
   k := hotmesh_engine.read_schedule(k, p_spec, hotmesh.now());
   update hotmesh_engine.schedule
      set due_at = k.due_at, next_slot = k.next_slot, anchor = k.anchor, updated_at = k.updated_at, queue_id = k.queue_id,
@@ -71,7 +71,7 @@ begin
          execution_timeout = k.execution_timeout, retention = k.retention, workflow_type = k.workflow_type,
          input = k.input, memo = k.memo, note = k.note, trouble_code = null, trouble = null, trouble_since = null, trouble_times = 0
    where schedule_key = k.schedule_key;
-  perform pg_notify('hotmesh_all', 'schedules');
+  perform hotmesh_engine.wake_schedules();
 end $$;
 
 -- ----------------------------------------------------------------------------------- for people --
@@ -99,6 +99,14 @@ begin
 end $$;
 comment on function hotmesh.cron(text, text, text, json) is
   'Creates a schedule: true if this call did, false if it is there already. Interval: a cron expression or a duration. Options: task_queue, kind (workflow, or call: of a topic), args, time_zone, delay, max_cycles, overlap, catchup, jitter, pause_after_failures, ...';
+
+create or replace function hotmesh.update_schedule(schedule_id text, changes json, namespace text default 'default')
+returns void
+language sql volatile set search_path = pg_catalog, pg_temp as $$
+  select hotmesh_engine.update_schedule(namespace, schedule_id, changes)
+$$;
+comment on function hotmesh.update_schedule(text, json, text) is
+  'Changes what is named: workflow, interval, and the options of hotmesh.cron. Null: as if it had never been given. A new interval, time_zone or delay counts from now.';
 
 create or replace function hotmesh.pause_schedule(schedule_id text, note text default null, namespace text default 'default')
 returns boolean
@@ -130,14 +138,15 @@ begin
     c := hotmesh_engine.read_cron(k.cron);
   end if;
   if k.paused and k.next_slot is not null then
-    k.next_slot := hotmesh_engine.slot_after(k, c, greatest(v_now, k.anchor - interval '1 microsecond'));
+    -- last_slot: the clock may have stepped back
+    k.next_slot := hotmesh_engine.slot_after(k, c, greatest(v_now, k.last_slot, k.anchor - interval '1 microsecond'));
   end if;
   k.paused := false;
   update hotmesh_engine.schedule s
      set paused = false, note = null, next_slot = k.next_slot, due_at = hotmesh_engine.schedule_due(k), counted_from = v_now,
          updated_at = v_now, trouble_code = null, trouble = null, trouble_since = null, trouble_times = 0
    where s.schedule_key = k.schedule_key;
-  perform pg_notify('hotmesh_all', 'schedules');
+  perform hotmesh_engine.wake_schedules();
   return true;
 end $$;
 comment on function hotmesh.resume_schedule(text, text) is
@@ -209,7 +218,7 @@ begin
     c := hotmesh_engine.read_cron(k.cron);
   end if;
   if k.paused and v_slot is not null then                  -- if it were resumed now
-    v_slot := hotmesh_engine.slot_after(k, c, greatest(hotmesh.now(), k.anchor - interval '1 microsecond'));
+    v_slot := hotmesh_engine.slot_after(k, c, greatest(hotmesh.now(), k.last_slot, k.anchor - interval '1 microsecond'));
   end if;
   for i in 1..least(n, coalesce(k.max_cycles - k.cycles, n), 10000) loop
     exit when v_slot is null;
@@ -266,7 +275,8 @@ begin
     insert into hotmesh_engine.schedule_slot (schedule_key, slot, decided_at, missed_until, decision, origin)
     values (k.schedule_key, v_slot, v_now, v_until, 'm', 's') on conflict do nothing;
   end if;
-  perform pg_notify('hotmesh_all', 'schedules');
+  perform hotmesh_engine.watch_buffers(array[k.schedule_key]);
+  perform hotmesh_engine.wake_schedules();
   return v_count;
 end $$;
 comment on function hotmesh.backfill_schedule(text, timestamptz, timestamptz, text) is

@@ -1,4 +1,4 @@
-"""`hotmesh cron`: create schedules, look at them, stop and start them.
+"""`hotmesh cron`: create schedules, look at them, change, stop and start them.
 
 Exit codes: 0 done, 1 an error, 2 no connection (or a bad argument: the expression, a duration, the time zone), 3 no such
 schedule, 6 there is one of that id already.
@@ -7,8 +7,10 @@ schedule, 6 there is one of that id already.
 from __future__ import annotations
 
 import asyncio
+import re
 import sys
 from collections.abc import Awaitable, Callable
+from datetime import datetime
 from typing import Any, TypeVar
 
 import click
@@ -51,36 +53,88 @@ def cron() -> None:
     """Workflows that start again and again."""
 
 
-@cron.command()
+def options(command: Callable[..., None]) -> Callable[..., None]:
+    """What `create` and `update` take alike; what is not given is None."""
+    for option in reversed((
+        click.option("--arg", "args", multiple=True, type=Json(), help="An argument, as JSON; repeat it for several."),
+        click.option("--queue", "-q", "task_queue", help="The task queue; `default` without it."),
+        click.option("--time-zone", help="Of a cron expression: Europe/Berlin; UTC without it."),
+        click.option("--delay", metavar="DURATION", help="Nothing runs before it has passed."),
+        click.option("--max-cycles", type=click.IntRange(1), help="So many runs, then it is over."),
+        click.option("--overlap", type=click.Choice(OVERLAPS), help="While a run is open; `skip` without it."),
+        click.option("--catchup", metavar="none|last|DURATION", help="Slots nobody fired; `1 minute` without it."),
+        click.option("--jitter", metavar="DURATION", help="Each slot is later by a part of it."),
+        click.option("--pause-after-failures", type=click.IntRange(1), help="So many failures in a row pause it."),
+        click.option("--priority", type=click.IntRange(1, 5), help="Of its runs: 1 is first, 3 without it."),
+        click.option("--execution-timeout", metavar="DURATION", help="Closes a run when it has passed."),
+        click.option("--retention", metavar="DURATION", help="How long a closed run is kept."),
+        click.option("--note", help="Shown with the schedule."),
+    )):  # fmt: skip
+        command = option(command)
+    return command
+
+
+CLEARED = (
+    "args", "task-queue", "time-zone", "delay", "max-cycles", "overlap", "catchup", "jitter", "pause-after-failures", "priority",
+    "execution-timeout", "retention", "memo", "note",
+)  # fmt: skip
+
+
+def _named(given: dict[str, Any]) -> dict[str, Any]:
+    """Those options that were given."""
+    return {name: value for name, value in given.items() if value is not None and value != ()}
+
+
+class Moment(click.ParamType[datetime]):
+    """A time with its zone, as ISO 8601 writes it."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
+        try:
+            at = datetime.fromisoformat(value)
+        except ValueError:
+            self.fail(f"{value!r} is not a time; for example 2026-11-25T03:00Z", param, ctx)
+        if at.tzinfo is None:
+            self.fail(f"{value!r} has no zone; write {value}Z if it is UTC, or {value}+01:00", param, ctx)
+        return at
+
+
+class Create(click.Command):
+    """`-5 min` is a bad duration, not an unknown option."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.ignore_unknown_options = any(re.match(r"-\s*\d", arg) for arg in args)
+        return super().parse_args(ctx, args)
+
+
+@cron.command(cls=Create)
 @click.argument("schedule_id", metavar="ID")
 @click.argument("workflow_type", metavar="TYPE")
 @click.argument("interval")
 @dsn_option
 @namespace_option
-@click.option("--arg", "args", multiple=True, type=Json(), help="An argument, as JSON; repeat it for several.")
-@click.option("--queue", "-q", default="default", show_default=True, help="The task queue.")
-@click.option("--time-zone", default="UTC", show_default=True, help="Of a cron expression: Europe/Berlin.")
-@click.option("--delay", metavar="DURATION", help="Nothing runs before it has passed.")
-@click.option("--max-cycles", type=click.IntRange(1), help="So many runs, then it is over.")
-@click.option("--overlap", type=click.Choice(OVERLAPS), default="skip", show_default=True, help="While a run is open.")
-@click.option("--catchup", metavar="none|last|DURATION", default="1 minute", show_default=True, help="Slots nobody fired.")
-@click.option("--jitter", metavar="DURATION", help="Each slot is later by a part of it.")
-@click.option("--pause-after-failures", type=click.IntRange(1), help="So many failures in a row pause it.")
+@options
+@click.option("--call", "is_call", is_flag=True, help="TYPE is a topic of MeshCall.")
 @click.option("--paused", is_flag=True, help="It begins with `resume`.")
 @json_option
 def create(
-    schedule_id: str, workflow_type: str, interval: str, dsn: str | None, namespace: str, args: tuple[Any, ...], queue: str,
-    json_: bool, **options: Any,
+    schedule_id: str, workflow_type: str, interval: str, dsn: str | None, namespace: str, is_call: bool, paused: bool,
+    json_: bool, **given: Any,
 ) -> None:  # fmt: skip
     """Create schedule ID, which starts workflows of TYPE; INTERVAL is a cron expression or a duration.
 
     \b
     hotmesh cron create nightly report '0 3 * * *' --time-zone Europe/Berlin
     hotmesh cron create often report '15 minutes' --arg '"brief"'
+    hotmesh cron create prices price '@hourly' --call --arg '"tea"'
     """
+    kind = "call" if is_call else "workflow"
 
     async def work(client: Client) -> tuple[bool, list[Any]]:
-        made = await client.schedule.create(schedule_id, workflow_type, interval=interval, args=args, task_queue=queue, **options)
+        made = await client.schedule.create(
+            schedule_id, workflow_type, interval=interval, kind=kind, paused=paused, **_named(given)
+        )
         return made, await client.schedule.get(schedule_id).next_runs(1)
 
     made, following = _call(dsn, namespace, work)
@@ -134,7 +188,7 @@ def show(schedule_id: str, dsn: str | None, namespace: str, n: int, limit: int, 
         return
     console = output.console()
     about = shown["schedule"]
-    console.print(output.status(about["status"]), f" {about['schedule_id']}", style="bold")
+    console.print(output.status(about["status"]), f" {about['schedule_id']}", style="bold", markup=False)
     for name, value in about.items():
         if value is not None and name not in ("schedule_id", "status", "namespace"):
             console.print(f"  {name.replace('_', ' '):<20} {output.short(value, 100)}", markup=False)
@@ -188,6 +242,61 @@ def trigger(schedule_id: str, dsn: str | None, namespace: str, json_: bool) -> N
         output.print_json({"workflow_id": workflow_id})
     else:
         click.echo(workflow_id)
+
+
+@cron.command()
+@click.argument("schedule_id", metavar="ID")
+@click.argument("start", type=Moment())
+@click.argument("end", type=Moment())
+@dsn_option
+@namespace_option
+@json_option
+def backfill(schedule_id: str, start: datetime, end: datetime, dsn: str | None, namespace: str, json_: bool) -> None:
+    """Run the slots from START to END, both included and in the past, that have not run.
+
+    \b
+    hotmesh cron backfill nightly 2026-11-01T00:00Z 2026-11-25T00:00Z
+    """
+
+    async def work(client: Client) -> int:
+        return await client.schedule.get(schedule_id).backfill(start, end)
+
+    count = _call(dsn, namespace, work)
+    if json_:
+        output.print_json({"schedule_id": schedule_id, "backfilled": count})
+    else:
+        click.echo(f"{count} to run" if count else "none that has not run")
+
+
+@cron.command()
+@click.argument("schedule_id", metavar="ID")
+@dsn_option
+@namespace_option
+@click.option("--workflow", metavar="TYPE", help="What it starts.")
+@click.option("--interval", help="A cron expression or a duration.")
+@options
+@click.option("--clear", multiple=True, type=click.Choice(CLEARED), help="Set an option back, as if it had never been given.")
+@json_option
+def update(schedule_id: str, dsn: str | None, namespace: str, clear: tuple[str, ...], json_: bool, **given: Any) -> None:
+    """Change a schedule: what is named, and nothing else.
+
+    \b
+    hotmesh cron update nightly --interval '0 4 * * *' --clear max-cycles
+    """
+    changes = {**_named(given), **{name.replace("-", "_"): None for name in clear}}
+    if not changes:
+        raise click.UsageError("nothing to change: name an option")
+
+    async def work(client: Client) -> list[Any]:
+        schedule = client.schedule.get(schedule_id)
+        await schedule.update(**changes)
+        return await schedule.next_runs(1)
+
+    following = _call(dsn, namespace, work)
+    if json_:
+        output.print_json({"schedule_id": schedule_id, "next_slot": following[0] if following else None})
+    else:
+        click.echo(f"{schedule_id}: next at {output.short(following[0])}" if following else f"{schedule_id}: it is over")
 
 
 @cron.command()

@@ -194,7 +194,7 @@ async def _of_run(client: Client, view: str, columns: tuple[str, ...], run_id: i
 def _print_workflow(shown: dict[str, Any]) -> None:
     console = output.console()
     about = shown["workflow"]
-    console.print(output.status(about["status"]), f" {about['workflow_id']}", style="bold")
+    console.print(output.status(about["status"]), f" {about['workflow_id']}", style="bold", markup=False)
     for name, value in about.items():
         if value is not None and name not in ("workflow_id", "status", "namespace"):
             text = failure(value) if name == "error" else output.short(value, 100)

@@ -9,6 +9,8 @@ import datetime as dt
 import subprocess
 import sys
 import threading
+import time
+import zoneinfo
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -126,6 +128,16 @@ async def test_a_decorated_function_is_served_within_the_block(dsn: str, db: Dat
         assert await caller.exec("decorated", args=[21]) == 42
 
 
+async def test_topics_connected_at_the_same_time_are_all_served(dsn: str, db: Database) -> None:
+    """Also those that are connected while the worker registers, and decorated ones that come later."""
+    async with MeshCall(dsn) as mesh:
+        await asyncio.gather(*(mesh.connect(f"t{n}", lambda n=n: n) for n in range(5)))
+        mesh.connect("later")(lambda: "later")
+        await mesh.serve()
+        assert await asyncio.gather(*(mesh.exec(f"t{n}", timeout=20) for n in range(5))) == [0, 1, 2, 3, 4]
+        assert await mesh.exec("later", timeout=20) == "later"
+
+
 async def test_two_functions_for_a_topic_are_refused(dsn: str, db: Database) -> None:
     async with MeshCall(dsn) as mesh:
         await mesh.connect("t", Counted())
@@ -150,6 +162,20 @@ class Line:
 class Person(pydantic.BaseModel):
     name: str
     age: int
+
+
+async def test_results_are_json(dsn: str, db: Database) -> None:
+    async def order() -> Order:
+        return Order("tea", dt.datetime(2026, 1, 2, 3, 4, tzinfo=dt.UTC), [Line(2)])
+
+    async def people() -> list[Person]:
+        return [Person(name="Ada", age=36)]
+
+    async with MeshCall(dsn) as mesh:
+        await mesh.connect("order", order)
+        await mesh.connect("people", people)
+        assert await mesh.exec("order") == {"item": "tea", "placed": "2026-01-02T03:04:00+00:00", "lines": [{"count": 2}]}
+        assert await mesh.exec("people") == [{"name": "Ada", "age": 36}]
 
 
 async def test_annotations_say_what_arguments_become(dsn: str, db: Database) -> None:
@@ -419,6 +445,14 @@ def test_bad_calls_from_sql_are_refused(db: Database, call: str) -> None:
     assert caught.value.sqlstate == "HM003"
 
 
+def test_a_ttl_from_sql(db: Database) -> None:
+    with pytest.raises(psycopg.Error, match="a ttl cannot be negative") as caught:
+        db.rows("select hotmesh.call('t', id => 'k', ttl => '-1 hour')")
+    assert (caught.value.sqlstate, caught.value.diag.message_hint) == ("HM026", "Did you mean '01:00:00'?")
+    assert db.value("select hotmesh.call('t', id => 'k', ttl => '2000 years')") == "call:t:k"
+    assert db.value("select retention from hotmesh_engine.run") == dt.timedelta(days=365_000)
+
+
 async def test_bad_calls_are_refused_before_anything_is_sent(dsn: str, db: Database) -> None:
     async with MeshCall(dsn) as mesh:
         for bad in (
@@ -468,6 +502,65 @@ async def test_a_nightly_cron_on_three_servers(dsn: str, db: Database) -> None:
             await mesh.close()
 
 
+@pytest.mark.limit(120)
+async def test_a_year_of_nights(dsn: str, db: Database) -> None:
+    """By a worker, as in a service: the clock goes from night to night as soon as one has been called."""
+    nights: list[str] = []
+    ended = asyncio.Event()
+
+    async def nightly() -> None:
+        nights.append(activity.info().workflow_id)
+        ended.set()
+
+    async with MeshCall(dsn) as mesh:
+        db.rows("select hotmesh_engine.skip(timestamptz '2040-01-01 12:00Z' - hotmesh.now())")
+        await mesh.cron("nightly", nightly, id="myNightlyCron123", interval="0 3 * * *", time_zone="Europe/Berlin")
+        begun = time.monotonic()
+        for _ in range(366):
+            ended.clear()
+            db.rows("select hotmesh_engine.skip(due_at - hotmesh.now()) from hotmesh.schedules")
+            await asyncio.wait_for(ended.wait(), 20)
+        assert time.monotonic() - begun < 60  # 9 s where others work as well
+    slots = [dt.datetime.fromisoformat(night.removeprefix("myNightlyCron123:")) for night in nights]
+    local = [slot.astimezone(zoneinfo.ZoneInfo("Europe/Berlin")) for slot in slots]
+    assert [(at.date(), at.hour) for at in local] == [(dt.date(2040, 1, 2) + dt.timedelta(days=n), 3) for n in range(366)]
+    assert set(db.rows("select decision from hotmesh.firings")) == {("started",)}
+
+
+async def test_a_cron_leaves_the_topic_as_it_is_connected(dsn: str, db: Database) -> None:
+    counted = Counted(RuntimeError("not yet"))
+    async with MeshCall(dsn) as mesh:
+        await mesh.connect("t", counted, retry_policy=RetryPolicy(initial_interval=0.01, maximum_attempts=3))
+        assert await mesh.cron("t", counted, id="c", interval="1 day") is True
+        with pytest.raises(CallFailed):
+            await mesh.exec("t")
+        assert counted.runs == 3, "with its retry policy"
+        for wrong in ({"interval": "60 * * * *"}, {"time_zone": "Mars/Base"}, {"overlap": "maybe"}):
+            with pytest.raises(HotMeshError):
+                await mesh.cron("u", Counted(), id="d", **{"interval": "1 day", **wrong})  # type: ignore[arg-type]
+        with pytest.raises(TimeoutError):
+            await mesh.exec("u", timeout=0.3)  # what is refused serves nothing
+
+
+async def test_a_schedule_of_workflows_is_no_cron(dsn: str, db: Database) -> None:
+    async with MeshCall(dsn) as mesh:
+        await mesh.client.schedule.create("s", "report", interval="1 day")
+        assert await mesh.interrupt("report", "s") is False
+        with pytest.raises(ValueError, match="a schedule of workflow 'report'"):
+            await mesh.cron("report", id="s", interval="1 day")
+    assert db.value("select count(*) from hotmesh.schedules") == 1
+
+
+async def test_who_waits_for_calls_does_not_mind_schedules(dsn: str, db: Database, caplog: pytest.LogCaptureFixture) -> None:
+    """Notifications about schedules are for workers, and those who only call are not told."""
+    async with MeshCall(dsn) as mesh, MeshCall(dsn) as caller:
+        await mesh.connect("t", Counted())
+        assert await caller.exec("t") == [1]
+        await caller.cron("t", id="c", interval="1 day")
+        assert await caller.exec("t") == [2]
+    assert caplog.records == []
+
+
 async def test_a_cron_whose_calls_fail_goes_on(dsn: str, db: Database) -> None:
     counted = Counted(RuntimeError("never"))
     async with MeshCall(dsn) as mesh:
@@ -509,3 +602,39 @@ def test_blocking_programs_call_and_serve(dsn: str, db: Database) -> None:
         assert mesh.cron("blocking", id="often", interval="1 day", args=["f"]) is True
         assert mesh.cron("blocking", id="often", interval="1 day", args=["f"]) is False
         assert mesh.interrupt("blocking", "often") is True
+
+
+@pytest.mark.parametrize("topic", ["polite", "stubborn"])
+async def test_a_run_that_is_replaced_is_told_and_records_nothing(dsn: str, db: Database, topic: str) -> None:
+    """overlap='cancel_other': not cooperative. The new call does not wait for the old function to notice."""
+    said: list[str] = []
+    go = threading.Event()
+
+    async def polite(name: str) -> str:
+        said.append(f"{name} begins")
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            said.append(f"{name} is cancelled")
+            raise
+        return name
+
+    def stubborn(name: str) -> str:
+        said.append(f"{name} begins")
+        while not activity.cancelled():
+            go.wait(0.01)
+        said.append(f"{name} is cancelled")
+        return name
+
+    async with MeshCall(dsn) as mesh:
+        fn = polite if topic == "polite" else stubborn
+        assert await mesh.cron(topic, fn, id=topic, interval="1 hour", args=[topic], overlap="cancel_other")
+        for count in (1, 2):
+            db.skip("1 hour")
+            await until(lambda n=count: said.count(f"{topic} begins") == n, "it is called")  # type: ignore[misc]
+        await until(lambda: f"{topic} is cancelled" in said, "the first is told")
+        outcomes = "select outcome from hotmesh.firings order by slot"
+        await until(lambda: db.rows(outcomes) == [("interrupted",), ("open",)], "it is replaced")
+        assert await mesh.interrupt(topic, topic) is True  # the cron; what it has started goes on
+        (run,) = db.rows("select workflow_id from hotmesh.workflows where closed_at is null")[0]
+        await mesh.client.get_handle(run).interrupt()

@@ -47,6 +47,44 @@ def test_from_creation_to_deletion(run: Command) -> None:
     assert "no schedule 'nightly'" in run("delete", "nightly", code=3)
 
 
+def test_update_and_backfill(run: Command, dsn: str) -> None:
+    run("create", "s", "hello", "0 3 * * *", "--max-cycles", "3", "--queue", "q", "--time-zone", "Europe/Berlin", "--note", "why")
+    assert run("update", "s", "--interval", "1 hour", "--arg", "1", "--arg", '"two"').startswith("s: next at 20")
+    (row,) = json.loads(run("list", "--json"))
+    changed = ("interval", "input", "max_cycles", "task_queue", "note")
+    assert [row[name] for name in changed] == ["3600 seconds", [1, "two"], 3, "q", "why"]
+    assert json.loads(run("update", "s", "--clear", "max-cycles", "--clear", "note", "--overlap", "allow_all", "--json"))[
+        "next_slot"
+    ]
+    (row,) = json.loads(run("list", "--json"))
+    assert [row[name] for name in (*changed, "overlap")] == ["3600 seconds", [1, "two"], None, "q", None, "allow_all"]
+    assert "nothing to change" in run("update", "s", code=2)
+    assert "unknown unit 'dya'" in run("update", "s", "--interval", "1 dya", code=2)
+    assert "'interval' is not one of" in run("update", "s", "--clear", "interval", code=2)
+    run("update", "s", "--interval", "@hourly")
+    assert run("backfill", "s", "2026-01-01T00:00Z", "2026-01-01T02:30+00:00") == "3 to run\n"
+    assert json.loads(run("backfill", "s", "2026-01-01T00:00Z", "2026-01-01T03:00Z", "--json"))["backfilled"] == 1
+    assert run("backfill", "s", "2026-01-01T00:00Z", "2026-01-01T03:00Z") == "none that has not run\n"
+    assert "has no zone; write 2026-01-01Z" in run("backfill", "s", "2026-01-01", "2026-01-02T00:00Z", code=2)
+    assert "is not a time" in run("backfill", "s", "yesterday", "2026-01-02T00:00Z", code=2)
+    for command in (("update", "nobody", "--note", "x"), ("backfill", "nobody", "2026-01-01T00:00Z", "2026-01-02T00:00Z")):
+        assert "no schedule 'nobody'" in run(*command, code=3)
+
+
+def test_calls_of_a_topic(run: Command) -> None:
+    run("create", "s", "price", "@hourly", "--call", "--arg", '"tea"', "--retention", "1 day", "--priority", "1")
+    (row,) = json.loads(run("list", "--json"))
+    assert (row["task_queue"], row["input"], row["priority"], row["retention"]) == ("call:price", ["tea"], 1, 86400)
+
+
+def test_ids_of_all_kinds(run: Command) -> None:
+    for name in ("[bold]x[/bold]", 'it\'s "q" %s', "東京 🙂"):
+        run("create", name, "hello", "@hourly", "--note", "[red]a note[/red]")
+        assert name in run("show", name) and "[red]a note[/red]" in run("show", name)
+        assert name in run("list")
+        assert run("delete", name) == "deleted\n"
+
+
 def test_trigger_and_history(hotmesh: HotMesh, run: Command, dsn: str) -> None:
     read_until(hotmesh.start("worker", "app:worker"), "serves default")
     run("create", "s", "hello", "0 3 * * *", "--arg", '"World"')
@@ -66,6 +104,9 @@ def test_what_is_refused(run: Command) -> None:
     said = run("create", "s", "hello", "60 * * * *", code=2)
     assert "minute (field 1, position 1): 60 is out of range" in said
     assert "\n60 * * * *\n^^\n" in said
+    assert "cannot be negative: '-5 min' (did you mean 5 min?)" in run("create", "s", "hello", "-5 min", code=2)
+    assert "No such option '--zone'" in run("create", "s", "hello", "@daily", "--zone", "UTC", code=2)
+    assert "it never comes\n0 0 30 2 *\n    ^^\n" in run("create", "s", "hello", "0 0 30 2 *", code=2)
     assert "did you mean 1 day?" in run("create", "s", "hello", "1 dya", code=2)
     assert "did you mean Europe/Berlin?" in run("create", "s", "hello", "@daily", "--time-zone", "Europe/Berln", code=2)
     assert "is not JSON" in run("create", "s", "hello", "@daily", "--arg", "World", code=2)

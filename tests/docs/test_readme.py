@@ -57,7 +57,7 @@ def test_the_snippets_do_what_they_say(empty_dsn: str, tmp_path: Path) -> None:
     commands = [line for line in lines_of_shell() if not line.startswith(SETS_UP)]
     script = "\n".join(["set -eu", "trap 'kill $(jobs -p); wait' EXIT", *commands])
     done = subprocess.run(
-        ["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=120,
+        ["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=240,
         env={**os.environ, "HOTMESH_DATABASE_URL": empty_dsn, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
     )  # fmt: skip
     assert "workflow result count" in script

@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 import psycopg
 import pytest
 from croniter import CroniterBadDateError, croniter
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
 from tests.schedules.expressions import expressions
@@ -18,6 +18,7 @@ from tests.schedules.expressions import expressions
 # HOTMESH_CRON_EXAMPLES=5000 for a long evening; each example is 20 expressions at 3 instants.
 EXAMPLES = int(os.environ.get("HOTMESH_CRON_EXAMPLES", "15"))
 BATCH = 20
+PHASES = [Phase.explicit, Phase.reuse, Phase.generate]  # no shrinking: what differs is told expression by expression
 
 Ask = Callable[..., list[datetime | None]]
 
@@ -54,7 +55,7 @@ instants = st.datetimes(datetime(1990, 1, 1), datetime(2090, 1, 1)).map(
 )
 
 
-@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), phases=PHASES)
 @given(
     st.lists(expressions().filter(lambda e: croniter.is_valid(e, second_at_beginning=True)), min_size=BATCH, max_size=BATCH),
     st.lists(instants, min_size=3, max_size=3),
@@ -66,6 +67,7 @@ instants = st.datetimes(datetime(1990, 1, 1), datetime(2090, 1, 1)).map(
     ["0 0 1 nov *", "0 0 1 jan,feb,mar,apr,may,jun,jul,aug,sep,oct,nov,dec *", "0\v0\f* * sun"],
     [datetime(2027, 1, 30, tzinfo=UTC)],
 )
+@example(["0 0 */7 * 0#1,L6,mon-fri#1", "0 0 */7 * L6,mon-fri#1", "0 0 1-31 * sat-fri#2"], [datetime(2000, 1, 1, tzinfo=UTC)])
 @example(["59 59 23 31 12 *", "1-1 * * * *", "22-4/3 22-4/3 * * *"], [datetime(2026, 12, 31, 23, 59, 59, tzinfo=UTC)])
 def test_it_says_what_croniter_says(ask: Ask, written: list[str], at: list[datetime]) -> None:
     cases = [(expression, after) for expression in written for after in at]
@@ -170,6 +172,28 @@ def test_a_day_that_a_zone_left_out_runs_once_when_it_is_over(ask: Ask) -> None:
     noon, then = ask(["0 12 * * *", "0 12 * * *"], [after, after + timedelta(minutes=1)], "Pacific/Apia")
     assert noon == datetime(2011, 12, 30, 10, 0, tzinfo=UTC)
     assert then == datetime(2011, 12, 30, 22, 0, tzinfo=UTC)
+
+
+MIDNIGHTS = [  # where the clock shifts at midnight, or back to it
+    ("America/Havana", 2026),  # 0:00 becomes 1:00, 1:00 becomes 0:00
+    ("Africa/Cairo", 2026),  # on a Friday 0:00 becomes 1:00; on a Friday 0:00 becomes 23:00 of the day before
+    ("Asia/Beirut", 2026),
+    ("Atlantic/Azores", 2026),
+    ("America/Sao_Paulo", 2018),
+    ("America/Scoresbysund", 2023),
+]
+
+
+@pytest.mark.parametrize(("zone", "year"), MIDNIGHTS)
+@pytest.mark.parametrize("expression", ["0 0 * * *", "30 0,23 * * *", "*/15 0 * * *", "0 1 * * *", "*/15 * * * *"])
+def test_shifts_at_midnight(ask: Ask, expression: str, zone: str, year: int) -> None:
+    plain = Plain(expression, zone, year)
+    expected = plain.firings()
+    starts = [plain.start - timedelta(seconds=1), *expected[:-1]]
+    assert ask([expression] * len(expected), starts, zone) == expected
+    days = (plain.end - plain.start).total_seconds() / 86400
+    if expression == "0 0 * * *":
+        assert len({at.astimezone(plain.zone).date() for at in expected}) == len(expected) == round(days), "once a day"
 
 
 def test_seconds_in_the_hour_that_comes_twice(ask: Ask) -> None:

@@ -324,3 +324,207 @@ def test_an_open_transaction_with_the_id_is_not_waited_for(every_minute: Schedul
         mine.rollback()
     db.fire()
     assert db.decisions() == ["started"]
+
+
+# ------------------------------------------------------------------------------------ where things meet --
+
+
+def test_jitter_longer_than_the_interval_loses_nothing(db: Schedules) -> None:
+    """Slots come due in their order, each before the next one: none is late because another one was."""
+    db.at(MIDNIGHT)
+    for name, interval, catchup in (
+        ("cron", "* * * * *", "none"),
+        ("every", "1 minute", "last"),
+        ("window", "* * * * *", "1 minute"),
+    ):
+        db.cron(name, interval, f'{{"jitter": "10 minutes", "overlap": "allow_all", "catchup": "{catchup}"}}')
+    for _ in range(150):
+        db.at(db.value("select min(due_at) from hotmesh.schedules").isoformat())
+        db.fire()
+    for name in ("cron", "every", "window"):
+        assert set(db.decisions(name)) == {"started"}
+        assert 48 <= len(db.decisions(name)) <= 52
+
+
+def test_jitter_and_catch_up(db: Schedules) -> None:
+    db.at(MIDNIGHT)
+    for name, catchup in (("window", "10 minutes"), ("last", "last")):
+        db.cron(name, "* * * * *", f'{{"jitter": "40 seconds", "overlap": "allow_all", "catchup": "{catchup}"}}')
+    db.at("2040-01-01 02:00:50Z")
+    db.fire()
+    assert (db.decisions("window"), db.slots("window")[-1]) == (["missed", *["started"] * 10], "02:00:00")
+    assert (db.decisions("last"), db.slots("last")) == (["missed", "started"], ["02:00:00"])
+
+
+def test_a_month_of_every_second_with_jitter_is_gone_in_a_moment(db: Schedules) -> None:
+    db.at(MIDNIGHT)
+    for name, catchup in (("last", "last"), ("none", "none"), ("window", "20 seconds")):
+        db.cron(name, "* * * * * *", f'{{"overlap": "allow_all", "catchup": "{catchup}", "jitter": "1 day"}}')
+    db.at("2040-02-01 00:00:00Z")
+    begun = datetime.now()
+    db.fire()
+    assert (datetime.now() - begun).total_seconds() < 5
+    assert [len(db.slots(name)) in (1, 20, 21) for name in ("last", "none", "window")] == [True] * 3
+
+
+def test_delay_and_catch_up(db: Schedules) -> None:
+    """Nobody was there: what came due after the delay is caught up, what lies before it never was a slot."""
+    db.at(MIDNIGHT)
+    db.cron("s", "* * * * *", '{"delay": "1 hour", "catchup": "1 day", "overlap": "allow_all"}')
+    db.at("2040-01-01 01:03:01Z")
+    db.fire()
+    assert db.slots() == ["01:01:00", "01:02:00", "01:03:00"]
+
+
+def test_only_what_runs_is_a_cycle(every_minute: Schedules) -> None:
+    db = every_minute
+    options(db, '{"max_cycles": 2}')
+    for number in (1, 2, 3):
+        db.at(minute(number))
+        db.fire()
+    assert (db.decisions(), db.about()["cycles"]) == (["started", "skipped", "skipped"], 1)
+    db.close()
+    db.at(minute(4))
+    db.fire()
+    assert (db.slots(), db.about()["status"]) == (["00:01:00", "00:04:00"], "over")
+    options(db, '{"max_cycles": 1}')
+    assert db.about()["status"] == "over"
+    options(db, '{"max_cycles": null}')
+    assert db.about()["status"] == "active"
+
+
+def test_a_pause_while_a_slot_is_buffered(every_minute: Schedules) -> None:
+    """It waits for the end of the pause as well, and runs then: it had come due before."""
+    db = every_minute
+    options(db, '{"overlap": "buffer_one"}')
+    for number in (1, 2):
+        db.at(minute(number))
+        db.fire()
+    db.rows("select hotmesh.pause_schedule('s')")
+    db.close()
+    db.fire()
+    assert db.decisions() == ["started", "buffered"]
+    db.at("2040-01-01 05:00:01Z")
+    db.rows("select hotmesh.resume_schedule('s')")
+    db.fire()
+    assert db.slots() == ["00:01:00", "00:02:00"]
+
+
+def test_a_run_of_a_deleted_schedule_closes_in_peace(every_minute: Schedules) -> None:
+    db = every_minute
+    options(db, '{"overlap": "buffer_one"}')
+    for number in (1, 2):
+        db.at(minute(number))
+        db.fire()
+    db.rows("select hotmesh.delete_schedule('s')")
+    db.close()
+    db.fire()
+    assert db.rows("select workflow_id, status from hotmesh.workflows") == [("s:2040-01-01T00:01:00Z", "completed")]
+
+
+def test_a_backfill_over_slots_that_are_due_at_this_moment(every_minute: Schedules) -> None:
+    """It comes first: the duty finds its slots taken, runs each once, and still notes what was missed."""
+    db = every_minute
+    options(db, '{"overlap": "allow_all", "catchup": "2 minutes"}')
+    db.at("2040-01-01 00:10:30Z")
+    assert db.value("select hotmesh.backfill_schedule('s', %s, %s)", MIDNIGHT, minute(3)) == 4
+    db.fire()
+    assert db.slots() == ["00:00:00", "00:01:00", "00:02:00", "00:03:00", "00:09:00", "00:10:00"]
+    missed = db.rows("select slot, missed_until from hotmesh.firings where decision = 'missed'")
+    assert [(f"{a:%M}", f"{b:%M}") for a, b in missed] == [("04", "09")]
+    assert db.value("select hotmesh.backfill_schedule('s', %s, %s)", MIDNIGHT, minute(10)) == 5
+    db.fire()
+    assert len(db.slots()) == 11
+    assert db.value("select count(*) from hotmesh.workflows") == 11
+
+
+def test_a_clock_that_steps_back(every_minute: Schedules) -> None:
+    db = every_minute
+    for number in (1, 2):
+        db.at(minute(number))
+        db.fire()
+        db.close()
+    db.at("2039-12-31 23:00:00Z")
+    assert db.fire() == 0, "its next slot is still to come"
+    db.rows("select hotmesh.pause_schedule('s')")
+    assert db.rows("select hotmesh.next_runs('s', 1)")[0][0] == datetime.fromisoformat("2040-01-01T00:03:00Z")
+    db.rows("select hotmesh.resume_schedule('s')")
+    assert db.check() is None
+    db.at(minute(3))
+    db.fire()
+    assert db.slots() == ["00:01:00", "00:02:00", "00:03:00"]
+
+
+def test_one_that_nobody_serves_shows_why_it_does_not_go_on(every_minute: Schedules) -> None:
+    db = every_minute
+    for number in (1, 2, 3):
+        db.at(minute(number))
+        db.fire()
+    assert (db.decisions(), db.about()["open_runs"]) == (["started", "skipped", "skipped"], 1)
+    assert db.rows("select status from hotmesh.workflows") == [("ready",)]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a:b", "s:2040-01-01T00:01:00Z", 'it\'s "quoted" \\ %s {x}', "[bold]x[/bold]", "Straße 東京 🙂", " ", "\t\n", "x" * 900],
+)
+def test_names_of_all_kinds(db: Schedules, name: str) -> None:
+    db.at(MIDNIGHT)
+    assert db.cron(name, "* * * * *", '{"jitter": 5}')
+    db.at("2040-01-01 00:01:05Z")
+    assert db.fire() == 1
+    assert db.rows("select workflow_id from hotmesh.workflows") == [(f"{name}:2040-01-01T00:01:00Z",)]
+    assert db.rows("select hotmesh.pause_schedule(%s), hotmesh.resume_schedule(%s)", name, name) == [(True, True)]
+    assert db.value("select hotmesh.delete_schedule(%s)", name) is True
+
+
+def test_two_at_once_start_a_buffered_slot_once(every_minute: Schedules) -> None:
+    """One has decided and not committed; the other goes on without waiting, and finds nothing to do afterwards."""
+    db = every_minute
+    options(db, '{"overlap": "buffer_one"}')
+    for number in (1, 2):
+        db.at(minute(number))
+        db.fire()
+    db.close()
+    duty = "select r_fired from hotmesh_engine.fire_schedules()"
+    with psycopg.connect(db.dsn) as one, psycopg.connect(db.dsn, options="-c lock_timeout=2s") as two:
+        assert one.execute(duty).fetchone() == (1,)
+        assert two.execute(duty).fetchone() == (0,)
+        one.commit()
+        assert two.execute(duty).fetchone() == (0,)
+    assert (db.decisions(), db.about()["open_runs"]) == (["started", "started"], 1)
+
+
+def test_an_update_while_it_fires(every_minute: Schedules) -> None:
+    """The update waits for the firing, or the firing goes on without this schedule until the update is known."""
+    db = every_minute
+    options(db, '{"overlap": "allow_all", "catchup": "1 hour"}')
+    db.at(minute(1))
+    change = """select hotmesh.update_schedule('s', '{"interval": "*/10 * * * *"}')"""
+    with psycopg.connect(db.dsn) as one, psycopg.connect(db.dsn, options="-c lock_timeout=100ms") as two:
+        assert one.execute("select r_fired from hotmesh_engine.fire_schedules()").fetchone() == (1,)
+        with pytest.raises(psycopg.errors.LockNotAvailable):
+            two.execute(change)
+        two.rollback()
+        one.commit()
+        two.execute(change)
+        db.at(minute(5))
+        assert db.fire() == 0
+        two.commit()
+    assert db.fire() == 0
+    db.at(minute(10))
+    db.fire()
+    assert db.slots() == ["00:01:00", "00:10:00"]
+
+
+def test_arguments_up_to_the_limit(every_minute: Schedules) -> None:
+    db = every_minute
+    text = "x" * (2 * 1024 * 1024 - 100)
+    options(db, f'{{"args": ["{text}"]}}')
+    db.at(minute(1))
+    db.fire()
+    assert db.value("select length(input ->> 0) from hotmesh.workflows") == len(text)
+    with pytest.raises(psycopg.Error) as caught:
+        options(db, f'{{"args": ["{text}{text}"]}}')
+    assert caught.value.sqlstate == "HM003"
+    assert len(str(caught.value)) < 1000

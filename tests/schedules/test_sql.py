@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from datetime import timedelta
+
 import psycopg
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -117,6 +120,50 @@ def test_update(db: Schedules) -> None:
     assert f"{about['next_slot']:%H:%M}" == "01:00"
 
 
+SET = {
+    "args": [1], "memo": {"a": 1}, "task_queue": "q", "time_zone": "Europe/Berlin", "jitter": 5, "catchup": "last",
+    "overlap": "allow_all", "max_cycles": 3, "pause_after_failures": 2, "priority": 1, "execution_timeout": 60,
+    "retention": "1 day", "note": "why", "paused": True,
+}  # fmt: skip
+
+
+def test_null_sets_an_option_back(db: Schedules) -> None:
+    """As if it had never been given: one at a time, and the others stay."""
+    db.at("2040-01-01 00:00:00Z")
+    db.cron("plain", "0 3 * * *")
+    plain = db.about("plain")
+    for name in SET:
+        db.cron(name, "0 3 * * *", json.dumps(SET))
+        full = db.about(name)
+        db.rows("select hotmesh.update_schedule(%s, %s)", name, json.dumps({name: None}))
+        column = {"args": "input"}.get(name, name)
+        assert (full["status"] if name == "paused" else full[column]) != (plain["status"] if name == "paused" else plain[column])
+        seen = db.about(name)
+        if name == "paused":
+            assert seen["status"] == "active"
+            continue
+        assert seen[column] == plain[column], name
+        stays = [c for c in plain if c not in (column, "due_at", "next_slot", "schedule_id", "updated_at")]
+        assert {c: seen[c] for c in stays} == {c: full[c] for c in stays}, name
+    for name in ("workflow", "interval"):
+        with pytest.raises(psycopg.Error) as caught:
+            db.rows("select hotmesh.update_schedule('plain', %s)", json.dumps({name: None}))
+        assert caught.value.sqlstate == "HM027"
+
+
+def test_the_queue_of_calls_follows_their_topic(db: Schedules) -> None:
+    db.cron("s", "1 day", '{"kind": "call"}', workflow="a")
+    assert (db.about()["task_queue"], db.about()["retention"]) == ("call:a", timedelta(hours=1))
+    db.rows("select hotmesh.update_schedule('s', %s)", '{"workflow": "b"}')
+    assert (db.about()["task_queue"], db.about()["workflow_type"]) == ("call:b", "b")
+    db.rows("select hotmesh.update_schedule('s', %s)", '{"kind": "workflow"}')
+    assert (db.about()["task_queue"], db.about()["retention"]) == ("default", None)
+    db.rows("select hotmesh.update_schedule('s', %s)", '{"kind": "call", "workflow": "c"}')
+    assert (db.about()["task_queue"], db.about()["retention"]) == ("call:c", timedelta(hours=1))
+    db.rows("select hotmesh.update_schedule('s', %s)", '{"max_cycles": 3}')
+    assert db.about()["task_queue"] == "call:c"
+
+
 def test_delete_leaves_its_runs_alone(db: Schedules) -> None:
     db.at("2040-01-01 00:00:00Z")
     db.cron("s", "* * * * *")
@@ -176,6 +223,9 @@ REFUSED = [
     ("HM003", "hotmesh.backfill_schedule('s', now(), 'infinity')"),
     ("HM003", "hotmesh.backfill_schedule('s', '-infinity', now())"),
     ("HM003", "hotmesh.backfill_schedule('s', now() - interval '30 days', now() - interval '1 hour')"),
+    ("HM029", "hotmesh.update_schedule('nobody', '{}')"),
+    ("HM003", "hotmesh.update_schedule('s', '[]')"),
+    ("HM003", """hotmesh.update_schedule('s', '{"namespace": "x"}')"""),
     *[("HM029", f"hotmesh.{f}('nobody')") for f in ("pause_schedule", "resume_schedule", "trigger_schedule", "next_runs")],
     ("HM029", "hotmesh.pause_schedule('s', namespace => 'elsewhere')"),
 ]
@@ -233,3 +283,29 @@ def test_a_trigger_that_is_repeated_answers_with_the_same_run(db: Schedules) -> 
     first = db.rows(call, slot)
     assert db.rows(call, slot) == first
     assert db.rows("select workflow_id, run_id from hotmesh.workflows") == first
+
+
+@pytest.mark.parametrize(
+    ("call", "said", "advice"),
+    [
+        ("'0 0 30 2 *'", "day of month (field 3, position 5): it never comes", "L in this field"),
+        ("'0 0 0 31 2,4 *'", "day of month (field 4, position 7): it never comes", "L in this field"),
+        ("'60 * * * *'", "minute (field 1, position 1): 60 is out of range", "0 to 59"),
+        ("'0 0 * * mno'", "day of week (field 5, position 9): 'mno' is no day of week", "Did you mean mon?"),
+        ("'0 0 * sept *'", "month (field 4, position 7): 'sept' is no month", "Did you mean sep?"),
+        ("'0 0 * jna *'", "month (field 4, position 7): 'jna' is no month", "Did you mean jan?"),
+        ("'0 0 * xyz *'", "month (field 4, position 7): 'xyz' is no month", "Months are 1 to 12"),
+        ("'1 dya'", "'1 dya' (position 3): unknown unit 'dya'", "Did you mean '1 day'?"),
+        ("'every day'", "'every day' (position 1): unknown unit 'every'", "1 week"),
+        ("'-5 min'", "cannot be negative: '-5 min'", "Did you mean '5 min'?"),
+        ("'2 hours ago'", "cannot be negative: '2 hours ago'", "Did you mean '2 hours'?"),
+        ("'0 seconds'", "lasts from 100 ms to less than 1000 years, this is '0 seconds'", "1 day"),
+        ("'@daily', '{\"time_zone\": \"Europe/Berln\"}'", "unknown time zone 'Europe/Berln'", "Near: Europe/Berlin."),
+        ("'@daily', '{\"time_zone\": \"berlin\"}'", "unknown time zone 'berlin'", "Near: Europe/Berlin."),
+    ],
+)
+def test_a_refusal_says_where_and_what_would_do(db: Schedules, call: str, said: str, advice: str) -> None:
+    with pytest.raises(psycopg.Error) as caught:
+        db.rows(f"select hotmesh.cron('s', 'w', {call})")
+    assert said in (caught.value.diag.message_primary or "")
+    assert advice in (caught.value.diag.message_hint or "")

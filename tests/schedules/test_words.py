@@ -41,10 +41,10 @@ SCHEDULES = [
     ("infinity", "it lasts for ever", "0.1 s or more"),
 ]
 DURATIONS = [
-    ("1 dya", "unknown unit 'dya'", "did you mean 1 day?"),
-    ("-5 min", "cannot be negative", "-5 min"),
-    ("every day", "'every day'", "for example '1 week'"),
-    ("1 day 2 horus 3 minutes", "unknown unit 'horus'", "did you mean 2 hours?"),
+    ("1 dya", "'1 dya' (position 3): unknown unit 'dya'", "did you mean 1 day?"),
+    ("-5 min", "cannot be negative: '-5 min'", "did you mean 5 min?"),
+    ("every day", "'every day' (position 1)", "for example '1 week'"),
+    ("1 day 2 horus 3 minutes", "(position 9): unknown unit 'horus'", "did you mean 2 hours?"),
     ("", "not a duration: ''", "15 minutes"),
     (None, "not a duration: None", "seconds"),
     (-1, "cannot be negative", "-1"),

@@ -7,11 +7,18 @@
 --
 -- Channels: hotmesh_<id> of a worker or client; hotmesh_all for everybody. Ids are 62 random bits: who
 -- does not know one can neither listen to it nor write to it. Payloads are ids, or something small that
--- the receiver would otherwise have to ask for; it is in a table as well.
+-- the receiver would otherwise have to ask for; it is in a table as well. hotmesh_0 is for those who fire
+-- schedules, which all workers do; everybody may know it, so nothing but ids goes there.
 
 create or replace function hotmesh_engine.wake_all() returns void
 language sql volatile set search_path = pg_catalog, pg_temp as $$
   select pg_notify('hotmesh_all', '')
+$$;
+
+-- A schedule was made or changed: a slot may be due earlier than anybody waits for.
+create or replace function hotmesh_engine.wake_schedules() returns void
+language sql volatile set search_path = pg_catalog, pg_temp as $$
+  select pg_notify('hotmesh_0', '')
 $$;
 
 -- Workers asleep that serve one of the queues: as many as there are newly due runs or tasks.
@@ -31,8 +38,8 @@ end $$;
 
 -- Clients that wait for runs which have closed: one notification each, of up to 300 run ids. A single
 -- small outcome goes with it ("run status payload"), which spares the client the question; it is then
--- registered no longer. Its row is skipped if the client is just asking. One statement, so that the
--- warm-up plans all of it.
+-- registered no longer. Its row is skipped if the client is just asking. Client 0 stands for schedules
+-- with slots in the buffer (firing.sql). One statement, so that the warm-up plans all of it.
 create or replace function hotmesh_engine.wake_clients(p_runs bigint[]) returns void
 language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 declare
@@ -45,7 +52,7 @@ begin
     select client, run_id, row_number() over (partition by client order by run_id) / 300 as part
       from hotmesh_engine.waiter where run_id = any (p_runs)
   ), n as materialized (
-    select client, min(run_id) as run_id, string_agg(run_id::text, ',') as ids, count(*) = 1 as is_single
+    select client, min(run_id) as run_id, string_agg(run_id::text, ',') as ids, count(*) = 1 and client <> 0 as is_single
       from w group by client, part
   ), o as materialized (
     select n.client, n.run_id, format('%s %s %s', n.run_id, o.status, o.payload) as said
