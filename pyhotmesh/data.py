@@ -389,13 +389,22 @@ class MeshData:
         )  # fmt: skip
         return [payloads.decode(row) for (row,) in rows]
 
-    async def explain(self, entity: str, query: Query | str = None, *, sort: Any = None, size: int = 100,
-                      namespace: str | None = None) -> Any:  # fmt: skip
+    async def explain(
+        self,
+        entity: str,
+        query: Query | str = None,
+        *,
+        sort: Any = None,
+        size: int = 100,
+        after: str | None = None,
+        namespace: str | None = None,
+    ) -> Any:
         """PostgreSQL's plan of a search (``EXPLAIN (FORMAT JSON)``): which index it uses. Executes nothing."""
         queries.page(0, size)
         field, downwards = queries.sorting(sort)
         space = self._space(namespace)
-        params = (space.namespace, self._entity(entity), self._tree(query), field, downwards, size)
+        mark = queries.unmark(after)
+        params = (space.namespace, self._entity(entity), self._tree(query), field, downwards, size, mark)
         return await space._value(engine.EXPLAIN_FIND, params)
 
     async def sql(self, query: str, params: Sequence[Any] | Mapping[str, Any] = ()) -> list[dict[str, Any]]:
