@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from types import TracebackType
@@ -471,6 +472,8 @@ def _as_workflow(fn: Callable[..., Any], name: str) -> Any:
 
     found = vars(fn).get("__hotmesh_workflow__") if hasattr(fn, "__dict__") else None
     made = found if isinstance(found, Definition) else Definition(name, fn)
+    if made.fn is fn and not inspect.iscoroutinefunction(fn):
+        raise TypeError(f"{name}: {fn!r:.100} must be an async function: it is workflow code")
     target.__hotmesh_workflow__ = Definition(name, made.fn)  # type: ignore[attr-defined]
     return target
 

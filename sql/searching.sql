@@ -245,11 +245,12 @@ begin
   select array_agg(part order by entity_id) into v_parts from (
     select e.entity_id, format('select %L::text as record_namespace, id as record_id, %s data as record_data, created_at as record_created_at, '
              'updated_at as record_updated_at, expires_at as record_expires_at from hotmesh_engine.record '
-             'where entity_id = %s and expires_at > (select hotmesh.now())',
+             'where entity_id = %s and expires_at > (select hotmesh.now()) and %s',
              n.name, (select string_agg(format('%s as %I, ',
                 case type when 'TEXT' then format('hotmesh_engine.scalar(data -> %L)', name)
                           else hotmesh_engine.key_of(type, format('(data -> %L)', name)) end, name), '' order by o)
-                from unnest(v_fields, v_types) with ordinality u(name, type, o)), e.entity_id) as part
+                from unnest(v_fields, v_types) with ordinality u(name, type, o)), e.entity_id,
+             hotmesh_engine.kept_sql('(select hotmesh.now())')) as part
       from hotmesh_engine.entity e join hotmesh_engine.namespace n using (namespace_id)
      where e.name = v_name and exists (select from hotmesh_engine.entity_field f where f.entity_id = e.entity_id)) p;
   begin
@@ -429,6 +430,12 @@ end $$;
 
 -- ------------------------------------------------------------------------------- statements --
 
+-- That a record has not lapsed with its run: a set of those few whose retention is over and that nobody has
+-- pruned yet, looked up once a statement.
+create or replace function hotmesh_engine.kept_sql(p_now text) returns text
+language sql immutable parallel safe
+return format('(follows is null or follows not in (select run_id from hotmesh_engine.outcome where expires_at <= %s))', p_now);
+
 -- A query as a condition on `record`, with the values that it refers to.
 create or replace function hotmesh_engine.where_sql(
   p_namespace text, p_entity text, p_query json, out r_entity int, out r_sql text, out r_values jsonb
@@ -449,7 +456,7 @@ begin
     perform hotmesh_engine.invalid_query(format('the query cannot be read: %s', sqlerrm));
   end;
   select * into r_values, r_sql from hotmesh_engine.condition(r_entity, coalesce(v_query, '[]'), '[]', 1);
-  r_sql := format('entity_id = %s and expires_at > $2 and (%s)', r_entity, r_sql);
+  r_sql := format('entity_id = %s and expires_at > $2 and %s and (%s)', r_entity, hotmesh_engine.kept_sql('$2'), r_sql);
 end $$;
 
 -- The statements of a search. $1 values, $2 now, $3 fields, $4 limit, $5 offset, $6 where to go on.

@@ -67,13 +67,25 @@ async def test_exec_runs_joins_and_returns_what_is_there(dsn: str) -> None:
 
 async def test_a_record_is_kept_with_its_workflow_and_no_longer(dsn: str, conn: psycopg.Connection[Any]) -> None:
     async with serving(dsn) as data:
-        await data.connect("user", user)
+        await data.create_search_index("user")
+        await data.connect("user", user, hooks=[upgrade])
+        with pytest.raises(TypeError, match="must be an async function"):
+            await data.connect("other", lambda name: name)
         await data.exec("user", ["a"], id="short", ttl="1 hour")
         await data.exec("user", ["b"], id="long", ttl="infinity")
         await data.set("user", "alone", {"active": "no"}, ttl="1 hour")
         conn.execute("select hotmesh_engine.skip('2 hours')")
         assert await data.get("user", "short") is None and await data.get("user", "alone") is None
+        assert [r.id for r in await data.find_where("user")] == ["long"] and await data.count("user") == 1
+        for view in ("hotmesh.records", 'hotmesh_data."user"'):
+            assert conn.execute(f"select count(*) from {view}".encode()).fetchone() == (1,), view
+        with pytest.raises(RecordError, match="there is no record 'short'"):
+            await data.hook("user", "short", upgrade, ["gold"])
+        with pytest.raises(RecordError, match="there is no record 'short'"):
+            await data.incr("user", "short", "runs")
+        assert await data.get("user", "short", as_of=datetime.now(UTC)) is None, "its history goes with it"
         assert await data.exec("user", ["again"], id="short", ttl="1 hour") == "Welcome, again."
+        assert await data.get("user", "short") == {"active": "yes", "runs": 1}, "begun anew, though nobody has pruned"
         conn.execute("select hotmesh_engine.skip('2 hours')")
         conn.execute("select hotmesh.prune()")
         assert conn.execute("select id from hotmesh_engine.record").fetchall() == [("long",)]
