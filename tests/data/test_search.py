@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pyhotmesh import HotMeshError, InvalidQuery, MeshData, Schema, Text
+from pyhotmesh import MeshData, Schema
 
 SCHEMA = Schema.of(
     {
@@ -193,50 +193,6 @@ async def test_figures_are_those_of_plain_python(dsn: str, conn: psycopg.Connect
             {"tag": "a", "c": 10, "s": 190, "a": 19, "lo": 10, "hi": 28, "d": 10, "m": 19},
             {"tag": "b", "c": 10, "s": 200, "a": 20, "lo": 11, "hi": 29, "d": 10, "m": 20},
         ]
-
-
-EVIL = [
-    "'; drop table hotmesh_engine.record; --", '" or 1=1 --', "x' or 'x'='x", "$1", "%s", "%(a)s", "\\'; select 1", "a\0b",
-    "n) or (true", "n desc; delete from hotmesh_engine.record", "\ud800", "{}", "]]", "hotmesh_engine.record", "", "n\"",
-    "pg_sleep(10)", "*/ select 1 /*", "::regclass", "x" * 5000,
-]  # fmt: skip
-
-
-async def test_two_hundred_attempts_at_injection_fail_and_change_nothing(dsn: str, conn: psycopg.Connection[Any]) -> None:
-    async with MeshData(dsn, SCHEMA) as data:
-        await data.create_search_index("thing")
-        await data.set("thing", "one", {"n": 1, "tag": "a"})
-        state = (
-            "select (select jsonb_agg(to_jsonb(r)) from hotmesh_engine.record r)::text, (select count(*) from pg_class),"
-            " (select count(*) from pg_namespace)"
-        )
-        before = conn.execute(state).fetchone()
-        tried = 0
-        for evil in EVIL:
-            leaf = {"field": "n", "is": "=", "value": 1}
-            for attempt in (
-                data.find_where("thing", [{**leaf, "field": evil}]),
-                data.find_where("thing", [{**leaf, "is": evil}]),
-                data.find_where("thing", [{**leaf, "value": evil}]),
-                data.find_where("thing", sort=evil or "?"),
-                data.find_where("thing", size=evil),  # type: ignore[arg-type]
-                data.find_where("thing", after=evil or "?"),
-                data.find_where("no " + evil),
-                data.find("thing", f"@{evil}:{{x}} ("),
-                data.aggregate("thing", by=[evil]),
-                data.aggregate("thing", figures={evil: ("sum", "n")}),
-                data.aggregate("thing", figures={"s": (evil, "n")}),
-                data.create_search_index(f"e{evil}!"),
-                MeshData(dsn, Schema("thing", fields={evil: Text()})).create_search_index("thing"),
-            ):
-                tried += 1
-                with pytest.raises(HotMeshError):
-                    await attempt
-        for statement in ("delete from hotmesh_engine.record", "create table t (a int)", "select 1; drop schema hotmesh cascade"):
-            with pytest.raises(InvalidQuery):
-                await data.sql(statement)
-        assert tried >= 200
-        assert conn.execute(state).fetchone() == before
 
 
 @pytest.mark.limit(90)
