@@ -84,7 +84,9 @@ begin
       return null;
     end if;
     v_at := (v_month + (substr(v_text, 9, 2)::int - 1))::timestamp at time zone 'UTC';
-    if length(v_text) > 10 then
+    if substr(v_text, 20, 1) in ('Z', '+', '-') or (substr(v_text, 20, 1) = '.' and substr(v_text, 27, 1) in ('Z', '+', '-')) then
+      v_at := v_text::timestamptz;                     -- as programs write it: no setting decides what that means
+    elsif length(v_text) > 10 then
       v_at := v_at + make_interval(hours => substr(v_text, 12, 2)::int, mins => substr(v_text, 15, 2)::int);
       if substr(v_text, 17, 1) = ':' then
         v_at := v_at + make_interval(secs => substr(v_text, 18, 2)::double precision);
@@ -475,6 +477,8 @@ declare
     then '(select coalesce(jsonb_object_agg(f, data -> f), ''{}'') from unnest($3) f where data ? f)::text' else 'data::text' end;
   v_way     text := case when p_descending then 'desc' else 'asc' end;
   v_op      text := case when p_descending then '<' else '>' end;
+  v_query   jsonb;
+  v_ranged  boolean;
   v_by_id   text := format(' order by id %s limit $4 offset $5', v_way);
   v_past_id text := format(' and id %s ($6 ->> ''id'')', v_op);
 begin
@@ -490,10 +494,16 @@ begin
     perform hotmesh_engine.invalid_query(format('field %s is a TEXT that is not sortable', v_field.name), 'Declare it with sortable=True.');
   end if;
   v_key := hotmesh_engine.key_of(v_field.type, format('(data -> %L)', v_field.name));
+  -- What lies in a range, or after something, is not null; to look once more costs a conversion a record.
+  v_query := p_query;
+  v_query := case when jsonb_typeof(v_query -> 'and') = 'array' then v_query -> 'and' else v_query end;
+  v_ranged := exists (
+    select from jsonb_array_elements(case when jsonb_typeof(v_query) = 'array' then v_query else '[]' end) c
+     where c ->> 'field' = p_sort and c ->> 'is' in ('<', '<=', '>', '>=', '[]', '[)', '(]', '()'));
   if p_after -> 'key' is null or p_after -> 'key' <> 'null' then
     r_first := format('select id, %s, to_jsonb(%s)::text from hotmesh_engine.record where %s', v_data, v_key, v_where.r_sql)
-      || case when p_after is null then format(' and %s is not null', v_key) else '' end;
-    if p_after is not null then                        -- what comes after something is not null
+      || case when v_ranged or p_after is not null then '' else format(' and %s is not null', v_key) end;
+    if p_after is not null then
       r_first := r_first || format(' and (%s, id) %s (%s, ($6 ->> ''id'') collate "C")', v_key, v_op,
         hotmesh_engine.key_of(v_field.type, '($6 -> ''key'')'));
     end if;
