@@ -144,3 +144,48 @@ async def test_changes_from_outside_and_what_a_record_was(dsn: str, conn: psycop
         search = "select id from hotmesh.find('user', %s, namespace => 'meshdata')"
         found = conn.execute(search, (Json(plan),)).fetchall()
         assert found == [("x",)]
+
+
+async def welcome(name: str) -> str:
+    await workflow.search().set(active="yes")
+    return f"Welcome, {name}."
+
+
+async def test_a_user_is_executed_and_found_by_lists_by_text_and_by_sql(dsn: str, conn: psycopg.Connection[Any]) -> None:
+    schema = {
+        "index": "user",
+        "prefix": ["user"],
+        "fields": {
+            "id": {"type": "TAG", "sortable": False},
+            "first": {"type": "TEXT", "nostem": True},
+            "active": {"type": "TAG"},
+            "created": {"type": "NUMERIC", "sortable": True},
+        },
+    }
+    conn.execute("create table orders (customer text, total int)")
+    conn.execute("insert into orders values ('jim123', 5), ('jim123', 7), ('ann', 1)")
+    async with MeshData(dsn, schema, namespace="meshdata") as data:
+        await data.create_search_index("user")
+        await data.connect("user", welcome)
+        begin = {"data": {"id": "jim123", "first": "James", "name": "James T", "created": 1700000000}}
+        assert await data.exec("user", args=["James"], id="jim123", search=begin, ttl="infinity") == "Welcome, James."
+        four = {"id": "jim123", "first": "James", "active": "yes", "created": 1700000000}
+        assert await data.get("user", "jim123", fields=["id", "first", "active", "created"]) == four
+        page = await data.find_where(
+            "user", [{"field": "active", "is": "=", "value": "yes"}], start=0, size=100, fields=list(four), sort="created"
+        )
+        assert page == [four] and page[0].id == "jim123" and page.next is None
+        assert await data.find("user", '@active:{yes} @created:[(100 +inf] @first:"ja*" -@id:{y}', fields=list(four)) == [four]
+        assert await data.find("user", "@active:{no} | (@id:{jim123} @first:james)", fields=["id"]) == [{"id": "jim123"}]
+        assert await data.count("user", "@active:{yes}") == 1
+        join = """
+            select u.first, u.created, sum(o.total)::int as total
+              from hotmesh_data."user" u join orders o on o.customer = u.record_id
+             where u.active = %s and u.record_namespace = 'meshdata' group by 1, 2"""
+        assert await data.sql(join, ("yes",)) == [{"first": "James", "created": 1700000000, "total": 12}]
+        conn.execute("select hotmesh_engine.skip('400 days')")
+        conn.execute("select hotmesh.prune()")
+        assert await data.exec("user", args=["Jim"], id="jim123", ttl="infinity") == "Welcome, James.", "kept for ever"
+        begun = "select count(distinct xmin::text) from (select xmin from hotmesh_engine.run union all"
+        begun += " select xmin from hotmesh_engine.record_change where version = 1) x"
+        assert conn.execute(begun.encode()).fetchone() == (1,), "the record began in the transaction that started the run"
