@@ -18,7 +18,7 @@ from typing import Any
 
 import click
 
-from bench import cron, curve, raw, report
+from bench import cron, curve, raw, records, report
 from bench.engine import Engine
 from bench.harness import Bench, MeasurementFailed
 from bench.hotmesh_ import HotMesh
@@ -48,7 +48,7 @@ COUNTS = {
     "full_load": 20_000,
     "curve": 2000,
 }
-PARTS = (*COUNTS, "cron", "raw")
+PARTS = (*COUNTS, "cron", "records", "raw")
 
 
 @click.command()
@@ -108,6 +108,12 @@ def _measure(
         if "cron" in wanted and "pyhotmesh" in (engine.name for engine in engines):
             for variant, values in cron.measure(bench.server, scale):
                 found.append(_record("cron", "pyhotmesh", variant, repeat, values))
+        if "records" in wanted and "pyhotmesh" in (engine.name for engine in engines):
+            parts = [("records: set", records.writing)]
+            parts += [("records: find", records.finding)] if repeat == 0 else []  # a million are made once
+            for workload, measure in parts:
+                for variant, values in measure(bench.server, scale):
+                    found.append(_record(workload, "pyhotmesh", variant, repeat, values))
         for workload in (name for name in COUNTS if name in wanted and name != "curve"):
             taking_part = [engine for engine in engines if workload in engine.workloads]
             turn = repeat % len(taking_part) if taking_part else 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from types import TracebackType
@@ -389,13 +390,22 @@ class MeshData:
         )  # fmt: skip
         return [payloads.decode(row) for (row,) in rows]
 
-    async def explain(self, entity: str, query: Query | str = None, *, sort: Any = None, size: int = 100,
-                      namespace: str | None = None) -> Any:  # fmt: skip
+    async def explain(
+        self,
+        entity: str,
+        query: Query | str = None,
+        *,
+        sort: Any = None,
+        size: int = 100,
+        after: str | None = None,
+        namespace: str | None = None,
+    ) -> Any:
         """PostgreSQL's plan of a search (``EXPLAIN (FORMAT JSON)``): which index it uses. Executes nothing."""
         queries.page(0, size)
         field, downwards = queries.sorting(sort)
         space = self._space(namespace)
-        params = (space.namespace, self._entity(entity), self._tree(query), field, downwards, size)
+        mark = queries.unmark(after)
+        params = (space.namespace, self._entity(entity), self._tree(query), field, downwards, size, mark)
         return await space._value(engine.EXPLAIN_FIND, params)
 
     async def sql(self, query: str, params: Sequence[Any] | Mapping[str, Any] = ()) -> list[dict[str, Any]]:
@@ -462,6 +472,8 @@ def _as_workflow(fn: Callable[..., Any], name: str) -> Any:
 
     found = vars(fn).get("__hotmesh_workflow__") if hasattr(fn, "__dict__") else None
     made = found if isinstance(found, Definition) else Definition(name, fn)
+    if made.fn is fn and not inspect.iscoroutinefunction(fn):
+        raise TypeError(f"{name}: {fn!r:.100} must be an async function: it is workflow code")
     target.__hotmesh_workflow__ = Definition(name, made.fn)  # type: ignore[attr-defined]
     return target
 

@@ -39,6 +39,14 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
    where n.name = p_namespace and e.name = p_entity
 $$;
 
+-- Whether a record has lapsed: its own time is over, or the retention of the run that it is kept with.
+-- Both may be long before somebody prunes it.
+create or replace function hotmesh_engine.lapsed(p_expires timestamptz, p_follows bigint, p_now timestamptz) returns boolean
+language sql stable set search_path = pg_catalog, pg_temp as $$
+  select p_expires <= p_now
+      or exists (select from hotmesh_engine.outcome o where o.run_id = p_follows and o.expires_at <= p_now)
+$$;
+
 -- ------------------------------------------------------------------------------ what a change is --
 
 -- Objects are merged, member by member and as deep as both have them; anything else is replaced.
@@ -163,10 +171,13 @@ declare
   v_version int;
 begin
   loop
-    select data, version, expires_at into v_old
+    select data, version, expires_at, follows into v_old
       from hotmesh_engine.record where entity_id = p_entity and id = p_id for update;
     v_there := found;
     v_fresh := not v_there or v_old.expires_at <= p_now;
+    if not v_fresh and v_old.follows <> coalesce(p_run, 0) then   -- a run that is open has not lapsed
+      v_fresh := hotmesh_engine.lapsed(v_old.expires_at, v_old.follows, p_now);
+    end if;
     v_version := case when v_there then v_old.version + 1 else 1 end;
     select * into v_done from hotmesh_engine.apply_change(
       case when v_fresh then '{}' else v_old.data end, p_op, p_args);
@@ -183,7 +194,7 @@ begin
          set data = v_done.r_data, version = v_version, updated_at = p_now,
              created_at = case when v_fresh then p_now else created_at end,
              expires_at = coalesce(p_expires, case when v_fresh then 'infinity' else expires_at end),
-             follows = coalesce(p_follows, follows)
+             follows = coalesce(p_follows, case when not v_fresh then follows end)
        where entity_id = p_entity and id = p_id;
       exit;
     end if;
@@ -278,7 +289,8 @@ begin
     end if;
   end if;
   if not p_create then
-    perform from hotmesh_engine.record where entity_id = v_entity and id = p_id and expires_at > v_now for update;
+    perform from hotmesh_engine.record r
+      where entity_id = v_entity and id = p_id and not hotmesh_engine.lapsed(r.expires_at, r.follows, v_now) for update;
     if not found then
       perform hotmesh_engine.no_record(p_namespace, p_entity, p_id);
     end if;
@@ -320,7 +332,8 @@ declare
 begin
   perform hotmesh_engine.check_name('record id', p_record);
   if p_hook and not exists (
-    select from hotmesh_engine.record where entity_id = v_entity and id = p_record and expires_at > hotmesh.now())
+    select from hotmesh_engine.record r
+     where entity_id = v_entity and id = p_record and not hotmesh_engine.lapsed(r.expires_at, r.follows, hotmesh.now()))
   then
     perform hotmesh_engine.no_record(p_namespace, p_entity, p_record);
   end if;
@@ -411,8 +424,8 @@ begin
     select case when fields is null then r.data
                 else coalesce((select jsonb_object_agg(f, r.data -> f) from unnest(fields) f where r.data ? f), '{}') end
       from hotmesh_engine.record r
-     where r.entity_id = hotmesh_engine.known_entity(namespace, entity) and r.id = record.id and r.expires_at > v_now
-       and not exists (select from hotmesh_engine.outcome o where o.run_id = r.follows and o.expires_at <= v_now));
+     where r.entity_id = hotmesh_engine.known_entity(namespace, entity) and r.id = record.id
+       and not hotmesh_engine.lapsed(r.expires_at, r.follows, v_now));
 end $$;
 comment on function hotmesh.record(text, text, text, text[]) is
   'The document of a record, or the named fields of it; null if there is no such record.';
@@ -435,8 +448,8 @@ begin
   end if;
   select max(c.version) into v_version
     from hotmesh_engine.record_change c
-    left join hotmesh_engine.record r on r.entity_id = c.entity_id and r.id = c.id
-   where c.entity_id = v_entity and c.id = v_id
+    join hotmesh_engine.record r on r.entity_id = c.entity_id and r.id = c.id
+   where c.entity_id = v_entity and c.id = v_id and not hotmesh_engine.lapsed(r.expires_at, r.follows, hotmesh.now())
      and (c.at <= v_at or (v_at is null and c.run_id = r.follows and coalesce(c.seq, 0) <= v_seq));
   if v_version is null then return null; end if;
   return (

@@ -147,7 +147,8 @@ select n.name as namespace, e.name as entity, r.id, r.data, r.version, r.created
   from hotmesh_engine.record r
   join hotmesh_engine.entity e on e.entity_id = r.entity_id
   join hotmesh_engine.namespace n on n.namespace_id = e.namespace_id
- where r.expires_at > (select hotmesh.now());
+ where r.expires_at > (select hotmesh.now())
+   and (r.follows is null or r.follows not in (select run_id from hotmesh_engine.outcome where expires_at <= (select hotmesh.now())));
 comment on view hotmesh.records is
   'Documents of workflows; run_id: the workflow that it is kept with. With typed columns: the views of schema hotmesh_data.';
 

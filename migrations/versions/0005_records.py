@@ -81,15 +81,16 @@ timestamptz[], bigint[], text[], json[]
 _BACK = """\
 drop schema hotmesh_data cascade;
 drop view hotmesh.records, hotmesh.record_changes;
+drop table hotmesh_engine.record;
 drop function hotmesh_engine.turn;
 drop function
 hotmesh_engine.entity_id, hotmesh_engine.known_entity, hotmesh_engine.merge,
 hotmesh_engine.apply_change, hotmesh_engine.write_record, hotmesh_engine.change_records,
-hotmesh_engine.change_record, hotmesh_engine.no_record, hotmesh_engine.start_on_record,
+hotmesh_engine.change_record, hotmesh_engine.no_record, hotmesh_engine.lapsed, hotmesh_engine.start_on_record,
 hotmesh_engine.runs_of_record, hotmesh_engine.flush_record, hotmesh_engine.prune_records,
 hotmesh.record, hotmesh.record_as_of, hotmesh_engine.scalar, hotmesh_engine.tag,
 hotmesh_engine.number, hotmesh_engine.bool, hotmesh_engine.instant, hotmesh_engine.prefix_query,
-hotmesh_engine.invalid_query, hotmesh_engine.declare_entity, hotmesh_engine.key_of,
+hotmesh_engine.invalid_query, hotmesh_engine.declare_entity, hotmesh_engine.key_of, hotmesh_engine.kept_sql,
 hotmesh_engine.words_of, hotmesh_engine.index_plan, hotmesh_engine.make_view,
 hotmesh_engine.condition, hotmesh_engine.field_of, hotmesh_engine.value_key,
 hotmesh_engine.comparison, hotmesh_engine.bound_sql, hotmesh_engine.where_sql,
@@ -97,7 +98,7 @@ hotmesh_engine.find_sql, hotmesh_engine.check_page, hotmesh_engine.find,
 hotmesh_engine.count_records, hotmesh_engine.explain_find, hotmesh_engine.aggregate, hotmesh.find,
 hotmesh_engine.wake_schedules, hotmesh_engine.watch_buffers, hotmesh_engine.note_missed,
 hotmesh.update_schedule;
-drop table hotmesh_engine.bound, hotmesh_engine.record_change, hotmesh_engine.record,
+drop table hotmesh_engine.bound, hotmesh_engine.record_change,
   hotmesh_engine.entity_field, hotmesh_engine.entity;
 drop index hotmesh_engine.run_identity;
 create index run_identity on hotmesh_engine.run (namespace_id, workflow_id, run_id);

@@ -1,9 +1,9 @@
 """Makes what a schema declares: entries of the engine, real indexes, a view.
 
-The engine says which indexes an entity should have and has (``index_plan``); here they are built one after
-another, CONCURRENTLY, on a connection of their own: writers never wait. One process at a time builds; the
-others try for the lock again and again, because a statement that waited would hold a snapshot, for which
-the build would wait in turn. Then they find that all is there.
+The engine says which indexes (each with its statistics) an entity should have and has (``index_plan``); here they
+are built one after another, CONCURRENTLY, on a connection of their own: writers never wait. One process at a
+time builds; the others try for the lock again and again, because a statement that waited would hold a
+snapshot, for which the build would wait in turn. Then they find that all is there.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ..connection import connect, translate
 from .query import encode
 from .schema import Schema
 
-Plan = list[tuple[str, str, str, str]]
+Plan = list[tuple[str, str, str, str, bool]]
 _PATIENCE = 0.05  # seconds between looks for the lock
 
 
@@ -30,7 +30,7 @@ class IndexReport:
     created: tuple[str, ...] = ()
     repaired: tuple[str, ...] = ()  # left over by an attempt that did not end
     kept: tuple[str, ...] = ()
-    would_drop: tuple[str, ...] = ()  # statements: no field of this schema asks for these indexes any more
+    would_drop: tuple[str, ...] = ()  # statements: no field of this schema asks for these indexes and statistics any more
 
 
 async def create(dsn: str, namespace: str, entity: str, schema: Schema) -> IndexReport:
@@ -45,24 +45,27 @@ async def create(dsn: str, namespace: str, entity: str, schema: Schema) -> Index
         plan = await _plan(conn, entity_id, schema)
         created: list[str] = []
         repaired: list[str] = []
-        if any(state in ("missing", "invalid") for _, state, _, _ in plan):
+        if any(state in ("missing", "invalid") for _, state, *_ in plan):
             while not (await _rows(conn, engine.LOCK_INDEXES, ()))[0][0]:  # noqa: ASYNC110
                 await asyncio.sleep(_PATIENCE)
             plan = await _plan(conn, entity_id, schema)
-            for name, state, build, remove in plan:
+            for name, state, build, remove, is_index in plan:
                 if state == "invalid":
                     await conn.execute(remove.encode())
                 if state in ("missing", "invalid"):
                     await conn.execute(build.encode())
-                    (created if state == "missing" else repaired).append(name)
+                    if is_index:
+                        (created if state == "missing" else repaired).append(name)
+            # Not before autovacuum comes by would PostgreSQL know what the values are like.
+            await conn.execute(engine.ANALYZE_RECORDS)
         await conn.execute(engine.MAKE_VIEW, (entity_id,))
     except psycopg.Error as error:
         raise translate(error) from error
     finally:
         await conn.close()
     return IndexReport(
-        tuple(created), tuple(repaired), tuple(name for name, state, _, _ in plan if state == "ready"),
-        tuple(remove for _, state, _, remove in plan if state == "unused"),
+        tuple(created), tuple(repaired), tuple(name for name, state, _, _, is_index in plan if state == "ready" and is_index),
+        tuple(remove for _, state, _, remove, _ in plan if state == "unused"),
     )  # fmt: skip
 
 

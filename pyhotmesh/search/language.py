@@ -68,7 +68,7 @@ def parse(text: str, schema: Schema) -> Tree:
         at = len(text) if at < 0 else at
         raise InvalidQuery(
             f"the query cannot be read at character {at + 1}: {text[max(0, at - 20) : at + 20]!r}",
-            hint=r"quote text, or put a backslash before a sign: @first:\"O'Neil\" @mail:{a\@b}",
+            hint=r"""quote text, or put a backslash before a sign: @first:"O'Neil" @mail:{a\@b}""",
         ) from None
     except VisitError as error:
         if isinstance(error.orig_exc, InvalidQuery):

@@ -67,13 +67,25 @@ async def test_exec_runs_joins_and_returns_what_is_there(dsn: str) -> None:
 
 async def test_a_record_is_kept_with_its_workflow_and_no_longer(dsn: str, conn: psycopg.Connection[Any]) -> None:
     async with serving(dsn) as data:
-        await data.connect("user", user)
+        await data.create_search_index("user")
+        await data.connect("user", user, hooks=[upgrade])
+        with pytest.raises(TypeError, match="must be an async function"):
+            await data.connect("other", lambda name: name)
         await data.exec("user", ["a"], id="short", ttl="1 hour")
         await data.exec("user", ["b"], id="long", ttl="infinity")
         await data.set("user", "alone", {"active": "no"}, ttl="1 hour")
         conn.execute("select hotmesh_engine.skip('2 hours')")
         assert await data.get("user", "short") is None and await data.get("user", "alone") is None
+        assert [r.id for r in await data.find_where("user")] == ["long"] and await data.count("user") == 1
+        for view in ("hotmesh.records", 'hotmesh_data."user"'):
+            assert conn.execute(f"select count(*) from {view}".encode()).fetchone() == (1,), view
+        with pytest.raises(RecordError, match="there is no record 'short'"):
+            await data.hook("user", "short", upgrade, ["gold"])
+        with pytest.raises(RecordError, match="there is no record 'short'"):
+            await data.incr("user", "short", "runs")
+        assert await data.get("user", "short", as_of=datetime.now(UTC)) is None, "its history goes with it"
         assert await data.exec("user", ["again"], id="short", ttl="1 hour") == "Welcome, again."
+        assert await data.get("user", "short") == {"active": "yes", "runs": 1}, "begun anew, though nobody has pruned"
         conn.execute("select hotmesh_engine.skip('2 hours')")
         conn.execute("select hotmesh.prune()")
         assert conn.execute("select id from hotmesh_engine.record").fetchall() == [("long",)]
@@ -132,3 +144,48 @@ async def test_changes_from_outside_and_what_a_record_was(dsn: str, conn: psycop
         search = "select id from hotmesh.find('user', %s, namespace => 'meshdata')"
         found = conn.execute(search, (Json(plan),)).fetchall()
         assert found == [("x",)]
+
+
+async def welcome(name: str) -> str:
+    await workflow.search().set(active="yes")
+    return f"Welcome, {name}."
+
+
+async def test_a_user_is_executed_and_found_by_lists_by_text_and_by_sql(dsn: str, conn: psycopg.Connection[Any]) -> None:
+    schema = {
+        "index": "user",
+        "prefix": ["user"],
+        "fields": {
+            "id": {"type": "TAG", "sortable": False},
+            "first": {"type": "TEXT", "nostem": True},
+            "active": {"type": "TAG"},
+            "created": {"type": "NUMERIC", "sortable": True},
+        },
+    }
+    conn.execute("create table orders (customer text, total int)")
+    conn.execute("insert into orders values ('jim123', 5), ('jim123', 7), ('ann', 1)")
+    async with MeshData(dsn, schema, namespace="meshdata") as data:
+        await data.create_search_index("user")
+        await data.connect("user", welcome)
+        begin = {"data": {"id": "jim123", "first": "James", "name": "James T", "created": 1700000000}}
+        assert await data.exec("user", args=["James"], id="jim123", search=begin, ttl="infinity") == "Welcome, James."
+        four = {"id": "jim123", "first": "James", "active": "yes", "created": 1700000000}
+        assert await data.get("user", "jim123", fields=["id", "first", "active", "created"]) == four
+        page = await data.find_where(
+            "user", [{"field": "active", "is": "=", "value": "yes"}], start=0, size=100, fields=list(four), sort="created"
+        )
+        assert page == [four] and page[0].id == "jim123" and page.next is None
+        assert await data.find("user", '@active:{yes} @created:[(100 +inf] @first:"ja*" -@id:{y}', fields=list(four)) == [four]
+        assert await data.find("user", "@active:{no} | (@id:{jim123} @first:james)", fields=["id"]) == [{"id": "jim123"}]
+        assert await data.count("user", "@active:{yes}") == 1
+        join = """
+            select u.first, u.created, sum(o.total)::int as total
+              from hotmesh_data."user" u join orders o on o.customer = u.record_id
+             where u.active = %s and u.record_namespace = 'meshdata' group by 1, 2"""
+        assert await data.sql(join, ("yes",)) == [{"first": "James", "created": 1700000000, "total": 12}]
+        conn.execute("select hotmesh_engine.skip('400 days')")
+        conn.execute("select hotmesh.prune()")
+        assert await data.exec("user", args=["Jim"], id="jim123", ttl="infinity") == "Welcome, James.", "kept for ever"
+        begun = "select count(distinct xmin::text) from (select xmin from hotmesh_engine.run union all"
+        begun += " select xmin from hotmesh_engine.record_change where version = 1) x"
+        assert conn.execute(begun.encode()).fetchone() == (1,), "the record began in the transaction that started the run"

@@ -18,6 +18,8 @@ async def counter(start: int) -> list[Any]:
     seen = [await search.incr("n"), await search.incr("n", 2), await search.mult("n", 3)]
     for _ in range(3):
         seen.append(await search.incr("tenth", 0.1))
+    for word in ("a", "b"):
+        seen.append(await workflow.entity().append("log.words", f"{word}{start}"))
     return seen
 
 
@@ -69,9 +71,11 @@ async def test_five_hundred_counters_are_exact_though_every_step_is_replayed(dsn
     async with Client(dsn) as client, Worker(client, workflows=WORKFLOWS, cache_size=0):
         handles = await client.workflow.start_many([StartRequest(counter, [i]) for i in range(500)])
         results = await asyncio.gather(*[h.result(timeout=80) for h in handles])
-    assert results == [[i + 1, i + 3, 3 * (i + 3), 0.1, 0.2, 0.3] for i in range(500)]
+    assert results == [[i + 1, i + 3, 3 * (i + 3), 0.1, 0.2, 0.3, 1, 2] for i in range(500)]
     totals = "select count(*), sum((data ->> 'n')::numeric), sum((data ->> 'tenth')::numeric), sum(version) from hotmesh.records"
-    assert conn.execute(totals).fetchone() == (500, sum(3 * (i + 3) for i in range(500)), 150, 500 * 7)
+    assert conn.execute(totals).fetchone() == (500, sum(3 * (i + 3) for i in range(500)), 150, 500 * 9)
+    words = "select data #> '{log,words}', (data ->> 'n')::int / 3 - 3 from hotmesh.records"
+    assert all(found == [f"a{i}", f"b{i}"] for found, i in conn.execute(words))
     assert conn.execute("select * from hotmesh.check_invariants()").fetchall() == []
 
 
