@@ -1,7 +1,8 @@
 """What is given as a schedule's interval: a duration, or a cron expression; checked before it is sent.
 
 croniter is the judge of expressions. What it refuses is looked for part by part, so that the error can say in
-which field, at which position, and what would do instead. The engine reads them anew (``sql/cron.sql``).
+which field, at which position, and what would do instead. The engine reads them anew (``sql/cron.sql``). croniter is
+imported with the first expression: most processes have none.
 """
 
 from __future__ import annotations
@@ -11,8 +12,6 @@ import re
 import zoneinfo
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
-
-from croniter import CroniterBadDateError, CroniterError, croniter
 
 from . import payloads
 from .durations import parse as parse_duration
@@ -87,6 +86,8 @@ def check_cron(text: str) -> str:
         for part in _parts(match):
             if _CHANCE.fullmatch(part.text):
                 raise _refusal(text, names, number, part, "chance is no schedule", "write a time, and set jitter")
+    from croniter import CroniterBadDateError, CroniterError, croniter
+
     try:
         croniter.expand(stripped, second_at_beginning=True)
     except CroniterError as error:
@@ -123,8 +124,10 @@ def _parts(field: re.Match[str]) -> list[_Part]:
     return parts
 
 
-def _explained(text: str, names: tuple[str, ...], found: list[re.Match[str]], error: CroniterError) -> InvalidSchedule:
+def _explained(text: str, names: tuple[str, ...], found: list[re.Match[str]], error: Exception) -> InvalidSchedule:
     """The first part that croniter refuses by itself, with everything else open."""
+    from croniter import croniter
+
     for number, match in enumerate(found):
         for part in [*_parts(match), _Part(match[0], match.start() + 1)]:
             fields = ["*"] * len(found)

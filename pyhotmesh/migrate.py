@@ -177,15 +177,18 @@ def catalog(conn: psycopg.Connection[Any]) -> list[str]:
 
 @contextmanager
 def connect(dsn: str | None = None) -> Iterator[sqlalchemy.Connection]:
-    """A connection that migrations can run on."""
+    """A connection that migrations can run on. Its errors are the driver's, as everywhere in this package."""
     engine = sqlalchemy.create_engine(
         "postgresql+psycopg://",
         creator=lambda: _open(dsn),
         poolclass=sqlalchemy.NullPool,
         use_native_hstore=False,
     )
-    with engine.connect() as connection:
-        yield connection
+    try:
+        with engine.connect() as connection:
+            yield connection
+    except sqlalchemy.exc.DBAPIError as error:
+        raise (error.orig or error) from None
 
 
 def execute(connection: sqlalchemy.Connection, sql: str, name: str = "statement") -> None:

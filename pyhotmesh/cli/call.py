@@ -9,7 +9,7 @@ import click
 from ..call import MeshCall
 from ..client import Client
 from . import output
-from .db import dsn_option
+from .database import dsn_option
 from .workflow import Json, json_option, namespace_option, on_client, timeout_option
 
 
@@ -34,7 +34,10 @@ def call(
     """
 
     async def work(client: Client) -> Any:
-        return await MeshCall(client, namespace=namespace).exec(topic, args, id=id, ttl=ttl, timeout=timeout)
+        # Closed, not left to the end of the event loop: a pool that is still connecting then swallows its cancellation,
+        # and the command would wait for it for ever.
+        async with MeshCall(client, namespace=namespace) as mesh:
+            return await mesh.exec(topic, args, id=id, ttl=ttl, timeout=timeout)
 
     result = on_client(dsn, namespace, work)
     if json_:

@@ -21,8 +21,7 @@ from ..connection import conninfo
 from ..errors import InvalidDuration, InvalidSchedule, ScheduleNotFound
 from ..schedule import OVERLAPS
 from . import output
-from .db import _failures as failures
-from .db import dsn_option
+from .database import dsn_option, failures
 from .workflow import NOT_FOUND, TAKEN, Json, json_option
 
 T = TypeVar("T")
@@ -162,7 +161,7 @@ def list_(dsn: str | None, namespace: str, json_: bool) -> None:
         output.print_json(rows)
         return
     columns = ("schedule_id", "status", "interval", "time_zone", "workflow_type", "next_slot", "last_slot", "cycles", "failures")
-    output.console().print(output.table(rows, columns) if rows else "none")
+    output.print_table(rows, columns)
 
 
 @cron.command()

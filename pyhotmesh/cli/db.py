@@ -3,38 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import click
-import psycopg
-import sqlalchemy.exc
 
 from .. import migrate
-from ..errors import HotMeshError, NotConnected
-
-dsn_option = click.option(
-    "--dsn",
-    envvar="HOTMESH_DATABASE_URL",
-    show_envvar=True,
-    metavar="DSN",
-    help="The database: postgresql://user:password@host:5432/db, or embedded: for a private server.",
-)
-
-
-@contextmanager
-def _failures() -> Iterator[None]:
-    """Tell failures in a line, and which: exit code 2 without a connection, else 1."""
-    try:
-        yield
-    except (NotConnected, psycopg.OperationalError, sqlalchemy.exc.OperationalError) as error:
-        cause = getattr(error, "orig", None) or error
-        click.echo(f"Cannot connect: {str(cause).strip()}", err=True)
-        sys.exit(2)
-    except HotMeshError as error:
-        raise click.ClickException(str(error)) from error
-    except psycopg.Error as error:
-        raise click.ClickException(str(error).strip()) from error
+from .database import dsn_option, failures
 
 
 @click.group()
@@ -47,7 +20,7 @@ def db() -> None:
 @click.argument("revision", default="head")
 def upgrade(dsn: str | None, revision: str) -> None:
     """Upgrade the schema to REVISION, by default the newest. Safe to repeat and to run at once."""
-    with _failures():
+    with failures():
         before = migrate.current(dsn)
         migrate.upgrade(dsn, revision)
         after = migrate.current(dsn)
@@ -62,7 +35,7 @@ def downgrade(dsn: str | None, revision: str, yes: bool) -> None:
     """Downgrade the schema to REVISION, by default to none: all workflows are deleted."""
     if not yes:
         click.confirm("This deletes workflows and their history. Go on?", abort=True)
-    with _failures():
+    with failures():
         before = migrate.current(dsn)
         migrate.downgrade(dsn, revision)
         after = migrate.current(dsn)
@@ -73,7 +46,7 @@ def downgrade(dsn: str | None, revision: str, yes: bool) -> None:
 @dsn_option
 def current(dsn: str | None) -> None:
     """Print the revision of the schema; exit code 1 if it is not the newest."""
-    with _failures():
+    with failures():
         revision, newest = migrate.current(dsn), migrate.head()
     click.echo(f"{revision or 'empty'}{'' if revision == newest else f' (newest: {newest})'}")
     sys.exit(0 if revision == newest else 1)
@@ -86,7 +59,7 @@ def check(dsn: str | None) -> None:
 
     Exit code 0 if they are the same, 1 with a diff if not, 2 if there is no connection.
     """
-    with _failures():
+    with failures():
         differences = migrate.check(dsn)
     if not differences:
         click.echo("The schema is as it should be.")
@@ -108,5 +81,5 @@ def sql(revision: str) -> None:
 
     It includes the version, so that a later `hotmesh db upgrade` goes on from there.
     """
-    with _failures():
+    with failures():
         click.echo(migrate.script(revision), nl=False)

@@ -7,7 +7,7 @@ import sys
 import click
 
 from ..demo import show
-from .db import _failures as failures
+from .database import failures
 
 
 @click.command()

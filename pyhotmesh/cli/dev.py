@@ -18,7 +18,7 @@ from ..connection import connect
 from ..embedded import resolve
 from ..worker import Worker
 from . import output
-from .db import _failures as failures
+from .database import failures
 from .follow import Follower
 from .target import load_worker
 from .worker import set_up_log

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from psycopg import AsyncConnection
-from rich.text import Text
 
 from . import output
+
+if TYPE_CHECKING:
+    from rich.text import Text
 
 # Rows commit a little after the time that they carry, and not in its order: each look goes this far
 # back, and what was seen is remembered for as long.
@@ -93,6 +95,8 @@ def failure(payload: dict[str, Any]) -> str:
 
 
 def _line(at: datetime, workflow_id: str, event: str, what: str) -> Text:
+    from rich.text import Text
+
     style = _STYLES.get(event) or output.STATUS_STYLES.get(event) or ("yellow" if event == "attempt_failed" else "")
     time = at.astimezone().strftime("%H:%M:%S.%f")[:-3]
     return Text.assemble((time, "dim"), "  ", (output.short(workflow_id, 36), "cyan"), "  ", (event, style), "  ", what)

@@ -1,16 +1,21 @@
-"""What commands print: tables for people, JSON for programs."""
+"""What commands print: tables for people, JSON for programs.
+
+rich is imported where something is drawn: what prints JSON or an id starts without it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import orjson
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
 
 STATUS_STYLES = {
     "completed": "green", "failed": "red", "timed_out": "red", "interrupted": "yellow", "cancelled": "yellow",
@@ -21,6 +26,8 @@ STATUS_STYLES = {
 
 def console() -> Console:
     """A console as wide as the terminal; without one, wide enough for a table in a log."""
+    from rich.console import Console
+
     found = Console(highlight=False)
     if not found.is_terminal:
         found = Console(highlight=False, width=160)
@@ -56,14 +63,27 @@ def exact(at: datetime) -> str:
 
 
 def status(value: str) -> Text:
+    from rich.text import Text
+
     return Text(value, style=STATUS_STYLES.get(value, ""))
 
 
 def table(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], title: str | None = None) -> Table:
     """Rows as a table; a column `status` in colours."""
+    from rich.table import Table
+    from rich.text import Text
+
     made = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="dim", title_style="bold")
     for column in columns:
         made.add_column(column.replace("_", " "), overflow="fold", no_wrap=column == "status")
     for row in rows:
         made.add_row(*(status(row[c]) if c == "status" else Text(short(row[c])) for c in columns))
     return made
+
+
+def print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
+    """The rows as a table, or that there are none."""
+    if rows:
+        console().print(table(rows, columns))
+    else:
+        click.echo("none")

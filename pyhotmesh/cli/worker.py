@@ -10,8 +10,7 @@ import threading
 
 import click
 
-from .db import _failures as failures
-from .db import dsn_option
+from .database import dsn_option, failures
 from .supervisor import Supervisor
 from .target import load_worker
 

@@ -31,8 +31,7 @@ from ..errors import (
 )
 from ..handle import Handle
 from . import output
-from .db import _failures as failures
-from .db import dsn_option
+from .database import dsn_option, failures
 from .follow import asked, failure, told
 
 T = TypeVar("T")
@@ -157,7 +156,7 @@ def list_(dsn: str | None, namespace: str, status: str | None, workflow_type: st
         output.print_json(rows)
         return
     columns = ("workflow_id", "workflow_type", "task_queue", "status", "created_at", "closed_at")
-    output.console().print(output.table(rows, columns) if rows else "none")
+    output.print_table(rows, columns)
 
 
 @workflow.command()

@@ -9,7 +9,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -17,16 +16,15 @@ from tests.cli.command import APP, HotMesh, read_until
 
 
 @pytest.fixture
-def here() -> Iterator[HotMesh]:
-    """A directory that the server's account can reach (root's `tmp_path` is closed to others)."""
-    with TemporaryDirectory() as name:
-        Path(name).chmod(0o755)
-        (Path(name) / "app.py").write_text(APP)
-        command = HotMesh(Path(name), None)
-        yield command
-        for process in command.processes:
-            process.terminate()
-            process.communicate()
+def here(server_directory: Path) -> Iterator[HotMesh]:
+    """The command in a directory that holds its servers' files as well."""
+    (server_directory / "app.py").write_text(APP)
+    command = HotMesh(server_directory, None)
+    command.env["TMPDIR"] = str(server_directory)
+    yield command
+    for process in command.processes:
+        process.terminate()
+        process.communicate()
 
 
 def test_dev_tells_what_happens(here: HotMesh) -> None:
@@ -48,10 +46,11 @@ def test_dev_tells_what_happens(here: HotMesh) -> None:
     assert "w1" in here("workflow", "list")
 
 
-def test_the_demonstration_succeeds() -> None:
+def test_the_demonstration_succeeds(server_directory: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "pyhotmesh.cli", "demo", "--workflows", "200"], capture_output=True, text=True, timeout=120
-    )
+        [sys.executable, "-m", "pyhotmesh.cli", "demo", "--workflows", "200"],
+        env={**os.environ, "TMPDIR": str(server_directory)}, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert "SIGKILL" in done.stdout
     assert "200 of 200 finished" in done.stdout
@@ -60,7 +59,6 @@ def test_the_demonstration_succeeds() -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_demonstration_leaves_nothing(here: HotMesh, number: signal.Signals) -> None:
-    here.env["TMPDIR"] = str(here.directory)
     demo = here.start("demo")
     workers = re.findall(r"process (\d+)", read_until(demo, "workflows started"))
     assert len(workers) == 2

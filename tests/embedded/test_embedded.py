@@ -5,9 +5,7 @@ from __future__ import annotations
 import importlib.util
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import psycopg
 import pytest
@@ -19,11 +17,9 @@ CHECKOUT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def home() -> Iterator[Path]:
-    """A directory that the server's account can reach (root's `tmp_path` is closed to others)."""
-    with TemporaryDirectory() as directory:
-        Path(directory).chmod(0o755)
-        yield Path(directory) / "home"
+def home(server_directory: Path) -> Path:
+    """A directory that does not exist yet, where the server's account can reach it."""
+    return server_directory / "home"
 
 
 def answers(dsn: str) -> bool:
