@@ -99,15 +99,15 @@ begin
      order by s.schedule_key, s.run_id limit 1000
   ), ended as (
     select s.schedule_key, s.slot, coalesce(o.status, 0::smallint) as status, coalesce(o.closed_at, p_now) as closed_at
-      from open s left join hotmesh_engine.outcome o on o.run_id = s.run_id
+      from open s left join lateral (select * from hotmesh_engine.outcome o where o.run_id = s.run_id offset 0) o on true
      where o.run_id is not null
-        or not exists (select from hotmesh_engine.run r where r.run_id = s.run_id)      -- beyond its retention
+        or not exists (select from hotmesh_engine.run r where r.run_id = s.run_id offset 0)      -- beyond its retention
   ), locked as (
     select s.schedule_key, s.slot, s.run_id, e.status, e.closed_at
       from hotmesh_engine.schedule_slot s join ended e on e.schedule_key = s.schedule_key and e.slot = s.slot
      for update of s skip locked
   ), unwatched as (
-    delete from hotmesh_engine.waiter w using locked l where w.run_id = l.run_id and w.client = 0
+    delete from hotmesh_engine.waiter where run_id = any (array(select run_id from locked)) and client = 0
   ), noted as (
     update hotmesh_engine.schedule_slot s set status = l.status, closed_at = l.closed_at
       from locked l where s.schedule_key = l.schedule_key and s.slot = l.slot
@@ -169,7 +169,7 @@ begin
     end if;
 
     select array_agg(s.run_id) into v_open from hotmesh_engine.schedule_slot s
-      join hotmesh_engine.live l on l.run_id = s.run_id
+     cross join lateral (select from hotmesh_engine.live l where l.run_id = s.run_id offset 0) l
      where s.schedule_key = k.schedule_key and s.decision = 's' and s.status is null;
     v_running := coalesce(cardinality(v_open), 0);
     select array_agg(slot) into v_waiting
@@ -414,7 +414,8 @@ declare
 begin
   for v_status in
     select coalesce(s.status, o.status) from hotmesh_engine.schedule_slot s
-      left join hotmesh_engine.outcome o on o.run_id = s.run_id and s.status is null
+      left join lateral (
+        select status from hotmesh_engine.outcome o where o.run_id = s.run_id and s.status is null offset 0) o on true
      where s.schedule_key = p_key and s.decision = 's' and s.decided_at >= p_from order by s.slot desc
   loop
     exit when v_status = 1 or v_count = 1000;

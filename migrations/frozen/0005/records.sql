@@ -231,12 +231,12 @@ begin
   select r.run_id, hotmesh_engine.entity_id(r.namespace_id, r.workflow_type), r.workflow_id
     from hotmesh_engine.run r
    where r.run_id = any (q_run) and r.run_id <> all (p_rejected)
-     and not exists (select from hotmesh_engine.bound b where b.run_id = r.run_id);
+     and not exists (select from hotmesh_engine.bound b where b.run_id = r.run_id offset 0);
 
   for v_one in
     select u.*, b.entity_id, b.id, b.hook
       from unnest(q_run, q_command, q_seq, q_op, q_args) u(run, command, seq, op, args)
-      join hotmesh_engine.bound b on b.run_id = u.run
+     cross join lateral (select * from hotmesh_engine.bound b where b.run_id = u.run offset 0) b
      where u.run <> all (p_rejected)
      order by b.entity_id, b.id, u.run, u.command
   loop
@@ -357,7 +357,8 @@ create or replace function hotmesh_engine.runs_of_record(p_namespace text, p_ent
 language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 begin
   return query
-    select b.run_id from hotmesh_engine.bound b join hotmesh_engine.live l on l.run_id = b.run_id
+    select b.run_id from hotmesh_engine.bound b
+     cross join lateral (select from hotmesh_engine.live l where l.run_id = b.run_id offset 0) l
      where b.entity_id = hotmesh_engine.known_entity(p_namespace, p_entity) and b.id = p_id
      order by b.hook, b.run_id;
   if not found then
