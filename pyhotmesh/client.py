@@ -12,8 +12,9 @@ from psycopg_pool import AsyncConnectionPool
 
 from . import direct, engine, joined, payloads, starts
 from .connection import configure, conninfo, is_connection_trouble, translate
-from .errors import HotMeshError, NotConnected, OutcomeUnknown
+from .errors import HotMeshError, NotConnected, OutcomeUnknown, WrongLoop
 from .handle import Handle
+from .loop import WorkflowLoop
 from .results import Results, unwrap
 from .schedule import ScheduleClient
 from .starts import StartRequest
@@ -60,6 +61,7 @@ class Client:
         self._pool: AsyncConnectionPool[Any] | None = None
         self._results: Results | None = None
         self._closed = False
+        self._loop: asyncio.AbstractEventLoop | None = None  # the one that it was first used in
         self.workflow = WorkflowClient(self)
         self.schedule = ScheduleClient(self)
 
@@ -108,6 +110,19 @@ class Client:
     def _check_open(self) -> None:
         if self._closed:
             raise NotConnected("this client has been closed: make a new one")
+        loop = asyncio.get_running_loop()
+        if self._loop is None:
+            if isinstance(loop, WorkflowLoop):
+                raise WrongLoop(
+                    "workflow code cannot use a client: what it sees would differ on replay",
+                    hint="do it in an activity; workflow.signal sends signals",
+                )
+            self._loop = loop
+        elif self._loop is not loop:
+            raise WrongLoop(
+                "this client has connections that belong to another event loop",
+                hint="make a Client in each event loop, or use a SyncClient, which threads may share",
+            )
 
     async def _connections(self) -> AsyncConnectionPool[Any]:
         self._check_open()
