@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Self
 
 import psycopg
-from psycopg_pool import AsyncConnectionPool
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from . import direct, engine, joined, payloads, starts
-from .connection import configure, conninfo, is_connection_trouble, translate
+from .connection import configure, connect, conninfo, is_connection_trouble, translate
 from .errors import HotMeshError, NotConnected, OutcomeUnknown, WrongLoop
 from .handle import Handle
 from .loop import WorkflowLoop
@@ -23,6 +23,7 @@ from .wire import Int8s
 Rows = list[Any]  # WorkflowClient has a method of the name
 
 RETRY_FOR = 30.0  # seconds that a call is repeated while the database cannot be reached
+CONNECT_FOR = 5.0  # seconds that one attempt waits for a connection of the pool
 CHUNK = 1000  # starts per statement of start_many
 
 
@@ -129,7 +130,7 @@ class Client:
         if self._pool is None:
             self._pool = AsyncConnectionPool(
                 self.dsn, open=False, min_size=1, max_size=self._pool_size, configure=configure,
-                kwargs={"autocommit": True, "prepare_threshold": 1}, timeout=5.0, name="hotmesh-client",
+                kwargs={"autocommit": True, "prepare_threshold": 1}, timeout=CONNECT_FOR, name="hotmesh-client",
                 reconnect_timeout=5.0,
             )  # fmt: skip
             await self._pool.open()
@@ -161,12 +162,23 @@ class Client:
                         "pass idempotency_key to make it safe to repeat"
                     ) from error
                 if time.monotonic() > deadline:
-                    raise NotConnected(f"the database cannot be reached: {str(error).strip()}") from error
+                    raise NotConnected(f"the database cannot be reached: {await self._why(error)}") from error
                 params = again if sent and again is not None else params
                 if sent:
                     await pool.check()  # the others of the pool are likely broken too: replaced now, not one by one
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, 2.0)
+
+    async def _why(self, error: Exception) -> str:
+        """The pool knows only that it has no connection; one more attempt tells what the server or the network says."""
+        if isinstance(error, PoolTimeout):
+            try:
+                conn = await connect(self.dsn)
+            except (psycopg.Error, OSError) as reason:
+                error = reason
+            else:
+                await conn.close()
+        return str(error).strip()
 
     async def _value(self, query: str, params: Sequence[Any], *, safe: bool = True) -> Any:
         rows = await self._rows(query, params, safe=safe)

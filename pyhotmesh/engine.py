@@ -42,6 +42,8 @@ def _turn(groups: tuple[bool, ...]) -> str:
     return f"select * from hotmesh_engine.turn({', '.join(f'{name} => %b' for name in names)})"
 
 
+NEEDS = "0005"  # the oldest revision of the schema that has all of these
+REVISION = "select version_num from hotmesh_migration.version"
 REGISTER = "select hotmesh_engine.register(%s, %s, %s, %s, %s, %s)"
 WARM_UP = "select hotmesh_engine.warm_up(%b)"
 HEARTBEAT = "select * from hotmesh_engine.heartbeat(%b, %b, %b, %b, %b)"
