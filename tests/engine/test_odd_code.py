@@ -79,6 +79,11 @@ async def odd_itself() -> None:
 
 
 @workflow.defn
+async def a_condition_fails() -> None:
+    await workflow.wait_condition(lambda: {}["missing"])
+
+
+@workflow.defn
 async def a_group_fails() -> None:
     async with asyncio.TaskGroup() as group:
         group.create_task(asyncio.sleep(3600))
@@ -112,8 +117,15 @@ ACTIVITIES = [
     exits, exits_on_the_loop, odd, odd_on_the_loop, nothing_next, nothing_next_on_the_loop, cancels_itself, too_deep,
 ]  # fmt: skip
 SAYS = ["SystemExit: 3", "SystemExit: 3", "OddError: base", "OddError: base", "StopIteration", "StopIteration", "me", "recursion"]
-WORKFLOWS = [exits_itself, a_task_exits, odd_itself, a_group_fails, uses_a_client]
-REASONS = ["SystemExit", "SystemExit", "OddError: base", "ValueError: the reason", "WrongLoop: .*do it in an activity"]
+WORKFLOWS = [exits_itself, a_task_exits, odd_itself, a_condition_fails, a_group_fails, uses_a_client]
+REASONS = [
+    "SystemExit",
+    "SystemExit",
+    "OddError: base",
+    "KeyError: 'missing'",
+    "ValueError: the reason",
+    "WrongLoop: .*do it in an activity",
+]
 
 
 @pytest.mark.parametrize("cache", [None, 0], ids=["live", "replay"])

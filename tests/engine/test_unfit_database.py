@@ -8,7 +8,8 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from pyhotmesh import Client, NotConnected, SchemaVersionError, Worker, client, engine, migrate
+from pyhotmesh import Client, NotConnected, SchemaVersionError, Worker, client, connection, engine, migrate
+from tests.reliability.kit import serve
 
 
 async def test_without_the_schema_each_call_says_so(empty_dsn: str) -> None:
@@ -48,3 +49,22 @@ async def test_a_worker_that_is_not_wanted_any_more_stops_looking_for_its_databa
     for task in [t for t in asyncio.all_tasks() if t.get_name() == "hotmesh-worker"]:
         await asyncio.wait([task], timeout=5)
         assert task.cancelled()
+
+
+async def test_settings_of_the_database_do_not_decide(dsn: str) -> None:
+    """Nor those of a role: they take the same way."""
+    odd = {
+        "synchronous_commit": "off", "default_transaction_isolation": "serializable", "default_transaction_read_only": "on",
+        "statement_timeout": "2s", "lock_timeout": "2s", "idle_in_transaction_session_timeout": "2s",
+    }  # fmt: skip
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        for name, value in odd.items():
+            conn.execute(f"alter database \"{conn.info.dbname}\" set {name} = '{value}'".encode())
+    found = []
+    for name in odd:
+        with connection.connect_sync(dsn) as conn:
+            found.append(conn.execute(f"show {name}".encode()).fetchall()[0][0])
+    assert found == ["on", "read committed", "off", "30s", "10s", "5s"]
+    async with Client(dsn) as client, serve(client):
+        assert await client.workflow.execute("chain", args=[5], timeout=20) == [0, 2, 4, 6, 8]
+        await client.signal("k")
