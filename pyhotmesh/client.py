@@ -24,6 +24,7 @@ Rows = list[Any]  # WorkflowClient has a method of the name
 
 RETRY_FOR = 30.0  # seconds that a call is repeated while the database cannot be reached
 CONNECT_FOR = 5.0  # seconds that one attempt waits for a connection of the pool
+UNKNOWN_AFTER = 0.5  # seconds that a result is awaited before it is asked whether there is such a run
 CHUNK = 1000  # starts per statement of start_many
 
 
@@ -212,6 +213,11 @@ class Client:
             await results.check([run_id])
         try:
             async with asyncio.timeout(timeout):
+                if not registered:
+                    # Nearly always open: asked only if nothing comes, or an expired one would be awaited for ever.
+                    await asyncio.wait([future], timeout=UNKNOWN_AFTER)
+                    if not future.done():
+                        await Handle(self, workflow_id, run_id).describe()
                 status, payload = await asyncio.shield(future)
         except asyncio.TimeoutError:
             from .errors import TimeoutError

@@ -63,7 +63,7 @@ START = (
     "%b::text[]::interval[], %b, %b, %s, %s, %s, %b, %s)"
 )
 SIGNAL = "select hotmesh_engine.signal(%s, %s, %s, %s, %s)"
-INTERRUPT = "select hotmesh_engine.interrupt_run(hotmesh_engine.open_run(%s, %s), %s)"
+OPEN_RUN = "select hotmesh_engine.open_run(%s, %s)"
 INTERRUPT_RUN = "select hotmesh_engine.interrupt_run(%s, %s)"
 ROUTE = "select hotmesh.route()"
 FIND_RUN = "select hotmesh_engine.find_run(%s, %s)"
