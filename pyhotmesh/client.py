@@ -35,7 +35,8 @@ class Client:
         connection: a DSN, a psycopg pool (whose DSN is used), another client, or nothing for
             ``HOTMESH_DATABASE_URL``. ``embedded:`` starts a private PostgreSQL.
         namespace: workflows of different namespaces do not see each other.
-        notification_connection: a DSN for LISTEN, if ``connection`` goes through a pooler.
+        notification_connection: a DSN for LISTEN, if ``connection`` goes through a pooler (in session mode:
+            settings and prepared statements stay with a connection).
         pool_size: connections at most.
 
     Every call waits up to 30 s for a database that cannot be reached, then raises ``NotConnected``.
