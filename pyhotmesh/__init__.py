@@ -27,6 +27,7 @@ from .errors import (
     WorkflowFailed,
     WorkflowInterrupted,
     WorkflowNotFound,
+    WrongLoop,
 )
 from .handle import Handle
 from .ids import guid
@@ -78,6 +79,7 @@ __all__ = [
     "WorkflowFailed",
     "WorkflowInterrupted",
     "WorkflowNotFound",
+    "WrongLoop",
     "__version__",
     "activity",
     "guid",

@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Self
 
 import psycopg
-from psycopg_pool import AsyncConnectionPool
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from . import direct, engine, joined, payloads, starts
-from .connection import configure, conninfo, is_connection_trouble, translate
-from .errors import HotMeshError, NotConnected, OutcomeUnknown
+from .connection import configure, connect, conninfo, is_connection_trouble, translate
+from .errors import HotMeshError, NotConnected, OutcomeUnknown, WrongLoop
 from .handle import Handle
+from .loop import WorkflowLoop
 from .results import Results, unwrap
 from .schedule import ScheduleClient
 from .starts import StartRequest
@@ -22,6 +23,8 @@ from .wire import Int8s
 Rows = list[Any]  # WorkflowClient has a method of the name
 
 RETRY_FOR = 30.0  # seconds that a call is repeated while the database cannot be reached
+CONNECT_FOR = 5.0  # seconds that one attempt waits for a connection of the pool
+UNKNOWN_AFTER = 0.5  # seconds that a result is awaited before it is asked whether there is such a run
 CHUNK = 1000  # starts per statement of start_many
 
 
@@ -32,7 +35,8 @@ class Client:
         connection: a DSN, a psycopg pool (whose DSN is used), another client, or nothing for
             ``HOTMESH_DATABASE_URL``. ``embedded:`` starts a private PostgreSQL.
         namespace: workflows of different namespaces do not see each other.
-        notification_connection: a DSN for LISTEN, if ``connection`` goes through a pooler.
+        notification_connection: a DSN for LISTEN, if ``connection`` goes through a pooler (in session mode:
+            settings and prepared statements stay with a connection).
         pool_size: connections at most.
 
     Every call waits up to 30 s for a database that cannot be reached, then raises ``NotConnected``.
@@ -60,6 +64,7 @@ class Client:
         self._pool: AsyncConnectionPool[Any] | None = None
         self._results: Results | None = None
         self._closed = False
+        self._loop: asyncio.AbstractEventLoop | None = None  # the one that it was first used in
         self.workflow = WorkflowClient(self)
         self.schedule = ScheduleClient(self)
 
@@ -108,13 +113,26 @@ class Client:
     def _check_open(self) -> None:
         if self._closed:
             raise NotConnected("this client has been closed: make a new one")
+        loop = asyncio.get_running_loop()
+        if self._loop is None:
+            if isinstance(loop, WorkflowLoop):
+                raise WrongLoop(
+                    "workflow code cannot use a client: what it sees would differ on replay",
+                    hint="do it in an activity; workflow.signal sends signals",
+                )
+            self._loop = loop
+        elif self._loop is not loop:
+            raise WrongLoop(
+                "this client has connections that belong to another event loop",
+                hint="make a Client in each event loop, or use a SyncClient, which threads may share",
+            )
 
     async def _connections(self) -> AsyncConnectionPool[Any]:
         self._check_open()
         if self._pool is None:
             self._pool = AsyncConnectionPool(
                 self.dsn, open=False, min_size=1, max_size=self._pool_size, configure=configure,
-                kwargs={"autocommit": True, "prepare_threshold": 1}, timeout=5.0, name="hotmesh-client",
+                kwargs={"autocommit": True, "prepare_threshold": 1}, timeout=CONNECT_FOR, name="hotmesh-client",
                 reconnect_timeout=5.0,
             )  # fmt: skip
             await self._pool.open()
@@ -146,12 +164,23 @@ class Client:
                         "pass idempotency_key to make it safe to repeat"
                     ) from error
                 if time.monotonic() > deadline:
-                    raise NotConnected(f"the database cannot be reached: {str(error).strip()}") from error
+                    raise NotConnected(f"the database cannot be reached: {await self._why(error)}") from error
                 params = again if sent and again is not None else params
                 if sent:
                     await pool.check()  # the others of the pool are likely broken too: replaced now, not one by one
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, 2.0)
+
+    async def _why(self, error: Exception) -> str:
+        """The pool knows only that it has no connection; one more attempt tells what the server or the network says."""
+        if isinstance(error, PoolTimeout):
+            try:
+                conn = await connect(self.dsn)
+            except (psycopg.Error, OSError) as reason:
+                error = reason
+            else:
+                await conn.close()
+        return str(error).strip()
 
     async def _value(self, query: str, params: Sequence[Any], *, safe: bool = True) -> Any:
         rows = await self._rows(query, params, safe=safe)
@@ -185,6 +214,11 @@ class Client:
             await results.check([run_id])
         try:
             async with asyncio.timeout(timeout):
+                if not registered:
+                    # Nearly always open: asked only if nothing comes, or an expired one would be awaited for ever.
+                    await asyncio.wait([future], timeout=UNKNOWN_AFTER)
+                    if not future.done():
+                        await Handle(self, workflow_id, run_id).describe()
                 status, payload = await asyncio.shield(future)
         except asyncio.TimeoutError:
             from .errors import TimeoutError

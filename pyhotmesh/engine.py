@@ -42,6 +42,8 @@ def _turn(groups: tuple[bool, ...]) -> str:
     return f"select * from hotmesh_engine.turn({', '.join(f'{name} => %b' for name in names)})"
 
 
+NEEDS = "0005"  # the oldest revision of the schema that has all of these
+REVISION = "select version_num from hotmesh_migration.version"
 REGISTER = "select hotmesh_engine.register(%s, %s, %s, %s, %s, %s)"
 WARM_UP = "select hotmesh_engine.warm_up(%b)"
 HEARTBEAT = "select * from hotmesh_engine.heartbeat(%b, %b, %b, %b, %b)"
@@ -61,7 +63,7 @@ START = (
     "%b::text[]::interval[], %b, %b, %s, %s, %s, %b, %s)"
 )
 SIGNAL = "select hotmesh_engine.signal(%s, %s, %s, %s, %s)"
-INTERRUPT = "select hotmesh_engine.interrupt_run(hotmesh_engine.open_run(%s, %s), %s)"
+OPEN_RUN = "select hotmesh_engine.open_run(%s, %s)"
 INTERRUPT_RUN = "select hotmesh_engine.interrupt_run(%s, %s)"
 ROUTE = "select hotmesh.route()"
 FIND_RUN = "select hotmesh_engine.find_run(%s, %s)"

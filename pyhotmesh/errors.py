@@ -186,6 +186,12 @@ class RecordError(HotMeshError):
     code = "HM041"
 
 
+class WrongLoop(HotMeshError, RuntimeError):
+    """A client was used where it cannot work: in another event loop than before, or in one that it would block."""
+
+    code = "HM034"
+
+
 class ApplicationError(HotMeshError):
     """A failure of user code, as it is recorded; raise it to say how it is to be treated.
 
@@ -210,7 +216,9 @@ class ApplicationError(HotMeshError):
         self.next_retry_delay = next_retry_delay
 
     def __str__(self) -> str:
-        return f"{self.type}: {self.message}" if self.type != "ApplicationError" else self.message
+        if self.type == "ApplicationError":
+            return self.message
+        return f"{self.type}: {self.message}" if self.message else self.type
 
 
 _BY_STATE: dict[str, type[HotMeshError]] = {

@@ -219,7 +219,11 @@ class Executor:
         except asyncio.CancelledError as cancelled:
             error = ApplicationError(str(cancelled) or "the activity was cancelled", type="CancelledError")
             kind, payload = ACTIVITY_FAILED, payloads.encode_failure(error)
-        except Exception as caught:
+        except (KeyboardInterrupt, GeneratorExit):
+            raise
+        except BaseException as caught:
+            # SystemExit among it: an activity that calls sys.exit() has failed, and ends neither the worker nor,
+            # as the next worker would run it again, one worker after the other.
             error = caught
             kind, payload = ACTIVITY_FAILED, payloads.encode_failure(caught)
         finally:
@@ -233,7 +237,7 @@ class Executor:
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self._slots, thread_name_prefix="hotmesh-activity")
         context = contextvars.copy_context()
-        future = self._loop.run_in_executor(self._pool, lambda: context.run(execution.definition.fn, *args))
+        future = self._loop.run_in_executor(self._pool, lambda: context.run(_call, execution.definition.fn, args))
         if limit is None:
             return await future
         # A thread cannot be stopped: it is told (activity.cancelled()) and what it returns is ignored.
@@ -262,6 +266,14 @@ class Executor:
             waiter.cancel()
         if self._pool is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _call(fn: Callable[..., Any], args: list[Any]) -> Any:
+    """A sync function. No future can hold a StopIteration (`next()` of what is empty): it would never be done."""
+    try:
+        return fn(*args)
+    except StopIteration as error:
+        raise RuntimeError("the activity raised StopIteration") from error
 
 
 def _same(clean: contextvars.Context) -> bool:

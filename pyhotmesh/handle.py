@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from .client import Client
 
 
+CLOSED = ("completed", "failed", "cancelled", "interrupted", "timed_out")
+
+
 class Handle:
     """A workflow, by its id. Made without a round trip; stands for the run it was made for, or, made by
     ``client.get_handle``, for the open run of that id and else the newest one kept."""
@@ -61,9 +64,17 @@ class Handle:
         return [dict(zip(columns.split(", "), row, strict=True)) for row in rows]
 
     async def interrupt(self, reason: str = "interrupted") -> None:
-        """Ends the workflow at once, whatever its code is doing. ``WorkflowNotFound`` if none is open."""
+        """Ends the workflow at once, whatever its code is doing. ``WorkflowNotFound`` if it is not open."""
         payloads.text_bytes(reason, "reason")
-        if await self._client._value(engine.INTERRUPT, (self._client.namespace, self.workflow_id, reason), safe=True):
+        # By the run, never by the id: a call that is repeated must not end a later run of that id.
+        run = self.run_id
+        if run is None:
+            run = int(await self._client._value(engine.OPEN_RUN, (self._client.namespace, self.workflow_id)))
+        else:
+            status = await self.status()
+            if status in CLOSED:
+                raise WorkflowNotFound(f"workflow {self.workflow_id!r} is not open any more: {status}")
+        if await self._client._value(engine.INTERRUPT_RUN, (run, reason)):
             await self._client._route()
 
     async def _run(self) -> int:

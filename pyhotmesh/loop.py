@@ -131,10 +131,15 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
                 handle = ready.popleft()
                 if not handle.is_cancelled:
                     context = handle.context
-                    if context is None:
-                        handle.callback(*handle.args)
-                    else:
-                        context.run(handle.callback, *handle.args)
+                    try:
+                        if context is None:
+                            handle.callback(*handle.args)
+                        else:
+                            context.run(handle.callback, *handle.args)
+                    except SystemExit:
+                        # Its task has it as its outcome; asyncio raises it once more to end the process. But it is
+                        # the workflow that has ended, not the worker.
+                        pass
         finally:
             events._set_running_loop(before)
 

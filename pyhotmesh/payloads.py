@@ -165,7 +165,7 @@ def encode_failure(error: BaseException, depth: int = 0) -> bytes:
 def _failure(error: BaseException, depth: int) -> dict[str, Any]:
     out: dict[str, Any] = {"type": type(error).__name__}
     try:
-        out["message"] = clean(error.message if isinstance(error, HotMeshError) else str(error))
+        out["message"] = clean(_message(error))
     except Exception:
         out["message"] = "(its message cannot be shown)"
     if isinstance(error, ApplicationError):
@@ -185,9 +185,21 @@ def _failure(error: BaseException, depth: int) -> dict[str, Any]:
     except Exception:
         out["stack"] = ""
     cause = error.__cause__
+    if cause is None and isinstance(error, BaseExceptionGroup):
+        cause = error.exceptions[0]  # without it nobody would learn why a TaskGroup failed
     if cause is not None and depth < 5:
         out["cause"] = _failure(cause, depth + 1)
     return out
+
+
+def _message(error: BaseException) -> str:
+    if isinstance(error, HotMeshError):
+        return f"{error.message} ({error.hint})" if error.hint else error.message
+    if isinstance(error, BaseExceptionGroup):
+        parts = [f"{type(e).__name__}: {_message(e)}" for e in error.exceptions[:5]]
+        more = [f"and {len(error.exceptions) - 5} more"] if len(error.exceptions) > 5 else []
+        return f"{error.message}: {'; '.join([*parts, *more])}"
+    return str(error)
 
 
 def decode_failure(data: bytes | str) -> BaseException:

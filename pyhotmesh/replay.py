@@ -221,9 +221,17 @@ class Instance:
         loop = self._loop
         loop.run_ready()
         while self._conditions:
-            met = [(p, f) for p, f in self._conditions if not f.done() and p()]
-            for _, future in met:
-                future.set_result(None)
+            met = False
+            for predicate, future in self._conditions:
+                if future.done():
+                    continue
+                try:
+                    if predicate():
+                        future.set_result(None)
+                        met = True
+                except Exception as error:  # it belongs to whoever waits for the condition
+                    future.set_exception(error)
+                    met = True
             self._conditions = [(p, f) for p, f in self._conditions if not f.done()]
             if not met:
                 break

@@ -65,13 +65,14 @@ class Results:
         self.settle(await self._fetch(run_ids))
 
     def _heard(self, channel: str, payload: str) -> None:
-        if " " in payload:  # an outcome came with it
+        if channel == "hotmesh_all":  # whatever it says is meant for workers
+            if not self._listener.alive:
+                self._wake.set()
+        elif " " in payload:  # an outcome came with it
             run_id, status, outcome = payload.split(" ", 2)
             self.settle([(int(run_id), int(status), outcome)])
         elif payload:
             self._ready.update(int(part) for part in payload.split(","))
-            self._wake.set()
-        elif channel == "hotmesh_all" and not self._listener.alive:
             self._wake.set()
 
     async def _run(self) -> None:

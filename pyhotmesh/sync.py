@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from asyncio import events
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from datetime import datetime
 from typing import Any, Self, TypeVar
@@ -15,6 +16,7 @@ from typing import Any, Self, TypeVar
 from . import engine, joined, payloads, schedule, starts
 from .call import MeshCall
 from .client import Client
+from .errors import WrongLoop
 from .handle import Handle
 from .retry import RetryPolicy
 from .schedule import ScheduleHandle
@@ -60,7 +62,7 @@ class SyncClient:
     def close(self) -> None:
         """Closes the connections and ends the thread."""
         if self._loop.is_running():
-            self._wait(self._client.close())
+            self._run(self._client.close())  # for a moment, also within a loop
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
             self._loop.close()
@@ -72,6 +74,15 @@ class SyncClient:
         self.close()
 
     def _wait(self, work: Coroutine[Any, Any, T]) -> T:
+        if events._get_running_loop() is not None:
+            work.close()
+            raise WrongLoop(
+                "this call would block the event loop that runs in this thread",
+                hint="await the same call of a Client, or make this one in a thread: asyncio.to_thread",
+            )
+        return self._run(work)
+
+    def _run(self, work: Coroutine[Any, Any, T]) -> T:
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result()

@@ -21,6 +21,7 @@ from .calls import Callback, queue_of
 from .client import Client
 from .connection import Listener, connect, conninfo, is_connection_trouble, translate
 from .durations import parse as parse_duration
+from .errors import SchemaVersionError
 from .heartbeat import Heartbeat
 from .recovery import LeaseEnded
 from .turn import TurnLoop
@@ -176,8 +177,13 @@ class Worker:
     async def __aenter__(self) -> Self:
         self._task = asyncio.create_task(self.run(), name="hotmesh-worker")
         ready = asyncio.create_task(self._ready.wait())
-        await asyncio.wait({self._task, ready}, return_when=asyncio.FIRST_COMPLETED)
-        ready.cancel()
+        try:
+            await asyncio.wait({self._task, ready}, return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            self._task.cancel()  # nobody will leave the block: it would look for its database for ever
+            raise
+        finally:
+            ready.cancel()
         if self._task.done():
             await self._task
         return self
@@ -223,6 +229,7 @@ class Worker:
         names = list(self.task_queues)
         conn = await connect(self._dsn)
         try:
+            await _check_schema(conn)
             cursor = await conn.execute(
                 engine.REGISTER,
                 (worker_id, self.name, self.namespace, names, self._lease, __version__),
@@ -301,6 +308,21 @@ class Worker:
             self._turns.feeder.pushed(int(run_id), int(inbox_id), int(command), message)
         else:
             self._turns.held.wake()
+
+
+async def _check_schema(conn: psycopg.AsyncConnection[Any]) -> None:
+    """A worker may be older than the schema, which keeps what older ones call. One that is newer would find
+    out in the middle of its work."""
+    try:
+        cursor = await conn.execute(engine.REVISION)
+        row = await cursor.fetchone()
+    except psycopg.errors.InsufficientPrivilege:
+        return
+    if row is not None and row[0] < engine.NEEDS:
+        raise SchemaVersionError(
+            f"the schema of pyhotmesh is at revision {row[0]}, this version ({__version__}) needs {engine.NEEDS}",
+            hint="run: hotmesh db upgrade --dsn ...",
+        )
 
 
 async def _tick(turns: TurnLoop) -> None:

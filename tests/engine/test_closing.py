@@ -1,4 +1,4 @@
-"""What a client that has been closed does."""
+"""Clients that cannot do what they are asked: closed, or in an event loop that is not theirs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from pyhotmesh import Client, workflow
+from pyhotmesh import Client, SyncClient, WrongLoop, workflow
 from pyhotmesh.errors import NotConnected
 
 
@@ -35,3 +35,26 @@ async def test_who_awaits_a_result_is_told(dsn: str) -> None:
     await client.close()
     with pytest.raises(NotConnected, match="closed"):
         await waiting
+
+
+def test_a_client_belongs_to_one_event_loop(dsn: str) -> None:
+    client = Client(dsn)
+
+    async def send() -> None:
+        await client.signal("s")
+
+    with asyncio.Runner() as first:
+        first.run(send())
+        with asyncio.Runner() as second:
+            for call in (send, client.get_handle("w").result, lambda: client.workflow.execute(idle)):
+                with pytest.raises(WrongLoop, match="another event loop"):
+                    second.run(call())
+        first.run(client.close())
+
+
+async def test_a_blocking_client_does_not_block_a_loop(dsn: str) -> None:
+    with SyncClient(dsn) as client:
+        for call in (lambda: client.signal("s"), lambda: client.workflow.start(idle), lambda: client.workflow.list()):
+            with pytest.raises(WrongLoop, match="would block the event loop"):
+                call()
+        assert await asyncio.to_thread(client.workflow.list) == []

@@ -145,6 +145,19 @@ async def test_an_expired_workflow_is_unknown(dsn: str, db: Database) -> None:
         assert await handle.result(timeout=20) == [1]
         db.skip("2 days")
         await refused("HM002", client.get_handle("w").result)
+        db.rows("select hotmesh.prune()")
+        await refused("HM002", handle.result)
+
+
+async def test_a_handle_interrupts_its_own_run(dsn: str, db: Database) -> None:
+    async with Client(dsn) as client:
+        first = await client.workflow.start(anything, workflow_id="w")
+        await first.interrupt()
+        second = await client.workflow.start(anything, workflow_id="w")
+        await refused("HM002", first.interrupt)
+        assert await second.status() == "ready"
+        await client.get_handle("w").interrupt()
+        assert await second.status() == "interrupted"
 
 
 @workflow.defn

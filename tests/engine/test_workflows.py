@@ -201,3 +201,14 @@ async def test_what_is_done_leaves_nothing_behind(dsn: str) -> None:
         await client.workflow.execute(fan, args=[50])
         for table in ("live", "open_id", "inbox", "waiting", "message", "unrouted", "activity_task", "trouble"):
             assert await client._value(f"select count(*) from hotmesh_engine.{table}", ()) == 0, table
+
+
+async def test_a_client_that_waits_ignores_what_is_meant_for_workers(dsn: str, caplog: pytest.LogCaptureFixture) -> None:
+    async with Client(dsn) as client, serve(client):
+        waiting = asyncio.create_task(client.workflow.execute(two_signals, timeout=20))
+        await client.signal("first", 1)
+        async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as conn:
+            await conn.execute("select pg_notify('hotmesh_all', 'schedules')")
+        await client.signal("second", 2)
+        assert await waiting == [1, 2]
+    assert not [r for r in caplog.records if r.levelname == "ERROR"]

@@ -47,6 +47,10 @@ class Database:
         """Whether the workflow has registered that many waits."""
         return bool(self.value("select count(*) from hotmesh.waiting where workflow_id = %s", workflow_id) >= count)
 
+    def waits_for_a_lock(self, conn: psycopg.Connection[Any]) -> bool:
+        """Whether this other connection waits for somebody's lock."""
+        return bool(self.value("select cardinality(pg_blocking_pids(%s))", conn.info.backend_pid))
+
     def leases(self, workflow_id: str) -> int:
         """How often an open workflow has been leased."""
         query = "select fence from hotmesh_engine.live join hotmesh_engine.run using (run_id) where workflow_id = %s"

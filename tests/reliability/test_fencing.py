@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import signal
+import threading
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from pyhotmesh import Client
@@ -48,3 +50,42 @@ async def test_its_neighbours_go_on_while_it_is_stopped(dsn: str, db: Database) 
             await until(lambda: zombie.released(db.conn), "it is swept")
             zombie.send(signal.SIGCONT)
             await until(lambda: zombie.registered(db.conn), "it registers anew")
+
+
+TURN = "select * from hotmesh_engine.turn(1, %s, 10, 0, 0, null, 0, null, '{}'"
+
+
+@pytest.mark.parametrize("does", ["records", "claims"])
+def test_adoption_waits_for_a_turn_of_the_old_incarnation(db: Database, does: str) -> None:
+    """A turn whose reply was lost may still run: what it records must be known before anything is sent again,
+    and what it claims must not stay with a worker that does not know of it."""
+    db.rows("select hotmesh.start_workflow('t', '[]', 'w')")
+    db.rows("select hotmesh_engine.register(1, 'w', 'default', '{default}', 10, '0')")
+    queue = db.value("select queue_id from hotmesh_engine.queue")
+    call, params, held = f"{TURN})", [[queue]], []
+    if does == "records":
+        ((_, run, _, _, fence, *_),) = [r for r in db.rows(call, *params) if r[0] == 1]
+        call = f"""{TURN}, p_run => %s, p_fence => %s, p_base => '{{0}}', p_end => '{{0}}', p_due => '{{null}}',
+            p_outcome => '{{null}}', j_run => %s, j_seq => '{{1}}', j_kind => '{{1}}', j_command => '{{null}}',
+            j_at => array[now()], j_payload => '{{null}}', j_commands => '{{null}}')"""
+        params, held = [[queue], [run], [fence], [run]], [run]
+    adopted: list[tuple[object, ...]] = []
+    with psycopg.connect(db.dsn) as old, psycopg.connect(db.dsn, autocommit=True) as new:
+        old.execute(call.encode(), params)
+
+        def adopt() -> None:
+            adopted.extend(new.execute("select * from hotmesh_engine.adopt(1, 2, 'w', %s::bigint[], '{}', '{}', '{}')", (held,)))
+
+        adopting = threading.Thread(target=adopt)
+        adopting.start()
+        while not db.waits_for_a_lock(new):
+            assert adopting.is_alive(), "it has not waited"
+        old.commit()
+        adopting.join()
+        if does == "records":
+            assert adopted == [(run, None, 1, fence)]
+        else:
+            assert adopted == [] and db.status("w") == "ready"
+        with pytest.raises(psycopg.Error) as refused:
+            old.execute(call.encode(), params)
+        assert refused.value.sqlstate == "HM004"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 from pyhotmesh import Client, Worker
@@ -120,3 +122,30 @@ async def test_many_single_starts_are_shared(dsn: str, db: Database) -> None:
                     await asyncio.gather(*map(one, range(40)))
     assert db.value("select count(*) from hotmesh.history where event = 'activity_completed'") == 120
     assert db.value("select count(*) from hotmesh.history where event = 'lease_lost'") == 0
+
+
+@pytest.mark.parametrize(
+    "ends",
+    ["hotmesh_engine.retire(1)", "hotmesh_engine.adopt(1, 3, 'w', '{}', '{}', '{}', '{}')", "hotmesh_engine.sweep(2)"],
+    ids=["it retires", "it is adopted", "it is swept"],
+)
+def test_a_run_that_is_given_as_its_worker_ends_is_not_lost(db: Database, ends: str) -> None:
+    """Whoever ends it waits for the start that is under way, and then sees the run."""
+    for worker in (1, 2):
+        db.rows("select hotmesh_engine.register(%s, 'w', 'default', '{q}', 10, '0')", worker)
+    db.rows("update hotmesh_engine.worker set contact_at = contact_at - interval '1 hour' where worker_id = 2")
+    db.rows("select hotmesh_engine.turn(1, (select array_agg(queue_id) from hotmesh_engine.queue), 0, 0, 0, null, 0, true, '{}')")
+    db.rows("select pg_advisory_lock(1)")  # as its listening connection does
+    start = "select hotmesh_engine.start('default', '{t}', '{w}', '{q}', array['[]'::json], array[gen_random_uuid()])"
+    with psycopg.connect(db.dsn) as starter, psycopg.connect(db.dsn, autocommit=True) as other:
+        starter.execute(start.encode())
+        assert starter.execute("select holder, fence from hotmesh_engine.live").fetchall() == [(1, 0)]
+        db.rows("update hotmesh_engine.worker set beat_at = beat_at - interval '1 hour' where worker_id = 1")
+        ending = threading.Thread(target=other.execute, args=(f"select {ends}".encode(),))
+        ending.start()
+        while not db.waits_for_a_lock(other):
+            assert ending.is_alive(), "it has not waited"
+        starter.commit()
+        ending.join()
+    assert db.rows("select holder from hotmesh_engine.live") == [(None,)]
+    assert db.status("w") == "ready"

@@ -19,7 +19,7 @@ CODES = {
     "HM020": "WorkflowFailed", "HM021": "WorkflowInterrupted", "HM022": "WorkflowCancelled", "HM023": "ActivityError",
     "HM024": "TimeoutError", "HM025": "NonDeterminismError", "HM026": "InvalidDuration", "HM027": "InvalidSchedule",
     "HM029": "ScheduleNotFound", "HM030": "OutcomeUnknown", "HM031": "NotConnected", "HM032": "ApplicationError",
-    "HM033": "CallFailed", "HM040": "InvalidQuery", "HM041": "RecordError",
+    "HM033": "CallFailed", "HM034": "WrongLoop", "HM040": "InvalidQuery", "HM041": "RecordError",
 }  # fmt: skip
 
 
@@ -70,3 +70,4 @@ def test_states_come_back_as_their_errors(code: str) -> None:
 def test_an_application_error_tells_its_type() -> None:
     assert str(errors.ApplicationError("no", type="Broken")) == "Broken: no"
     assert str(errors.ApplicationError("no")) == "no"
+    assert str(errors.ApplicationError(type="Broken")) == "Broken"

@@ -223,6 +223,22 @@ def test_a_circle_of_causes_has_an_end() -> None:
     assert len(payloads.encode_failure(one)) < 10_000
 
 
+def test_the_errors_of_a_group_are_told() -> None:
+    group = BaseExceptionGroup("in a TaskGroup", [raised(KeyError("a")), ExceptionGroup("inner", [ValueError("b")])])
+    found = payloads.decode_failure(payloads.encode_failure(group))
+    assert "KeyError: 'a'" in str(found) and "ValueError: b" in str(found)
+    assert isinstance(found.__cause__, ApplicationError) and found.__cause__.type == "KeyError"
+    many = payloads.decode_failure(payloads.encode_failure(ExceptionGroup("x", [ValueError(str(i)) for i in range(100)])))
+    assert str(many).endswith("ValueError: 4; and 95 more")
+
+
+def test_a_failure_keeps_its_advice() -> None:
+    with pytest.raises(HotMeshError) as refused:
+        payloads.encode({1})
+    found = payloads.decode_failure(payloads.encode_failure(refused.value))
+    assert "use a list" in str(found)
+
+
 def test_timeouts_keep_their_kind() -> None:
     found = payloads.decode_failure(payloads.encode_failure(TimeoutError("late", kind="heartbeat")))
     assert isinstance(found, TimeoutError) and found.kind == "heartbeat"
