@@ -23,7 +23,7 @@ demo: $(DEV)
 	$(BIN)/hotmesh demo
 
 test: $(DEV)
-	$(BIN)/python -m pytest -q $(ARGS)
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal $(ARGS)
 
 check: $(DEV)
 	$(BIN)/ruff format --check .
