@@ -49,6 +49,8 @@ def run(count: int) -> int:
     """Runs it all with so many greetings and prints what happens; the exit code."""
     console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
     before = signal.signal(signal.SIGTERM, _end)  # so that workers and server go as after Ctrl-C
+    # A shell starts what a script leaves in the background with SIGINT ignored; `_end` needs it.
+    interrupt = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         console.print("[bold]pyhotmesh[/]: durable workflows on PostgreSQL\n")
         began = time.perf_counter()
@@ -68,6 +70,7 @@ def run(count: int) -> int:
         return 130
     finally:
         signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGINT, interrupt)
 
 
 def _end(number: int, frame: FrameType | None) -> None:
