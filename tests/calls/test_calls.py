@@ -520,6 +520,8 @@ async def test_a_year_of_nights(dsn: str, db: Database) -> None:
             ended.clear()
             db.rows("select hotmesh_engine.skip(due_at - hotmesh.now()) from hotmesh.schedules")
             await asyncio.wait_for(ended.wait(), 20)
+            while db.rows("select count(*) from hotmesh_engine.live") != [(0,)]:  # a slot beside an open run is skipped
+                await asyncio.sleep(0.001)
         assert time.monotonic() - begun < 60  # 9 s where others work as well
     slots = [dt.datetime.fromisoformat(night.removeprefix("myNightlyCron123:")) for night in nights]
     local = [slot.astimezone(zoneinfo.ZoneInfo("Europe/Berlin")) for slot in slots]
