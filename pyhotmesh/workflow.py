@@ -17,8 +17,7 @@ import uuid
 from asyncio import events
 from collections.abc import Awaitable, Callable, MutableMapping
 from datetime import UTC, datetime
-from functools import lru_cache
-from types import FunctionType, ModuleType
+from types import ModuleType
 from typing import Any, TypeVar, cast, overload
 
 from . import activity, payloads
@@ -110,22 +109,12 @@ def execute_activity(
     ``heartbeat_timeout`` is how long it may be silent. ``task_queue``: of another worker.
     """
     instance = _instance()
-    name = _name_of_function(fn) if type(fn) is FunctionType else _activity_name(fn)
-    if task_queue is start_to_close_timeout is schedule_to_close_timeout is heartbeat_timeout is None:
-        call = ActivityCall(name, payloads.encode(args), None, None, None, None, retry_policy or _DEFAULT_RETRY)
-    else:
-        call = ActivityCall(
-            name, payloads.encode(args), _queue(task_queue), _seconds(start_to_close_timeout),
-            _seconds(schedule_to_close_timeout), _seconds(heartbeat_timeout), retry_policy or _DEFAULT_RETRY,
-        )  # fmt: skip
+    name = payloads.check_name(activity.name_of(fn) if callable(fn) else fn, "activity")
+    call = ActivityCall(
+        name, payloads.encode(args), _queue(task_queue), _seconds(start_to_close_timeout),
+        _seconds(schedule_to_close_timeout), _seconds(heartbeat_timeout), retry_policy or _DEFAULT_RETRY,
+    )  # fmt: skip
     return instance.start_activity(call)
-
-
-def _activity_name(fn: str | Callable[..., Any]) -> str:
-    return payloads.check_name(activity.name_of(fn) if callable(fn) else fn, "activity")
-
-
-_name_of_function = lru_cache(maxsize=1024)(_activity_name)
 
 
 def _seconds(duration: Duration | None) -> float | None:
