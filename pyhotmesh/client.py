@@ -83,8 +83,8 @@ class Client:
         if conn is not None:
             await joined.execute(conn, engine.SIGNAL, params)
             return
-        stayed = await self._value(engine.SIGNAL, params, safe=idempotency_key is not None)
-        if stayed:
+        rows = await self._rows(engine.SIGNAL, params, safe=idempotency_key is not None, flush=True)
+        if rows[0][0] == 1:
             await self._route()
 
     def get_handle(self, workflow_id: str, task_queue: str | None = None, *, run_id: int | None = None) -> Handle:
@@ -138,8 +138,12 @@ class Client:
             await self._pool.open()
         return self._pool
 
-    async def _rows(self, query: str, params: Sequence[Any], *, safe: bool = True, again: Sequence[Any] | None = None) -> Rows:
-        """One call. ``safe``: it may be repeated after a lost reply, then with ``again`` if given."""
+    async def _rows(
+        self, query: str, params: Sequence[Any], *, safe: bool = True, again: Sequence[Any] | None = None, flush: bool = False
+    ) -> Rows:
+        """One call. ``safe``: it may be repeated after a lost reply, then with ``again`` if given. ``flush``: if
+        the answer is 2, what it did is made durable; on its connection, as another may be to a server that has
+        lost it in a crash."""
         deadline = time.monotonic() + RETRY_FOR
         delay = 0.05
         pool = await self._connections()
@@ -148,7 +152,10 @@ class Client:
             try:
                 async with pool.connection() as conn:
                     sent = True
-                    return await direct.fetch(conn, query, params)
+                    rows = await direct.fetch(conn, query, params)
+                    if flush and rows[0][0] == 2:
+                        await direct.fetch(conn, engine.FLUSH, ())
+                    return rows
             except (psycopg.Error, OSError) as error:
                 if not sent:
                     self._check_open()

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
 
 from bench.chaos.torment import torment
+from pyhotmesh import Client, migrate
 from pyhotmesh.embedded import EmbeddedServer
+from tests.reliability.flows import listen
+from tests.reliability.kit import Database, spawn, until
 
 
 @pytest.mark.limit(100)
@@ -21,3 +25,26 @@ async def test_work_goes_on_after_a_restart(own_server: EmbeddedServer, tmp_path
     # Two workers, two restarts: each says at most that the database is away, for its turns, its
     # listener and a statement in between, not once a try.
     assert report.log_lines <= 12
+
+
+@pytest.mark.limit(60)
+async def test_a_signal_that_was_sent_survives_a_crash(own_server: EmbeddedServer) -> None:
+    """One for a run that a worker holds is committed before it is on the disk; `signal` returns when it is there."""
+    migrate.upgrade(own_server.dsn)
+    with spawn(own_server.dsn, lease=30.0) as worker:
+        async with Client(own_server.dsn) as client:
+            for number in range(5):
+                await client.workflow.start(listen, args=[f"s {number}"], workflow_id=f"w {number}")
+        with Database(own_server.dsn) as db:
+            await until(lambda: all(db.waits(f"w {number}") for number in range(5)), "they wait")
+        worker.send(signal.SIGSTOP)
+        for number in range(5):
+            async with Client(own_server.dsn) as client:
+                await client.signal(f"s {number}", number)
+                own_server.restart("kill")
+            with Database(own_server.dsn) as db:
+                assert db.value("select count(*) from hotmesh_engine.inbox where kind = 5") == number + 1
+        worker.send(signal.SIGCONT)
+        async with Client(own_server.dsn) as client:
+            handles = [client.get_handle(f"w {number}") for number in range(5)]
+            assert [await handle.result(timeout=40) for handle in handles] == [[number] for number in range(5)]
