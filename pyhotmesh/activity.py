@@ -73,7 +73,7 @@ def defn(fn: Any = None, *, name: str | None = None) -> Any:
     """Marks a function as an activity, if it is to have another name than its own."""
 
     def mark(f: Any) -> Any:
-        f.__hotmesh_activity__ = name or f.__name__
+        f.__hotmesh_activity__ = payloads.check_name(name or f.__name__, "activity")
         return f
 
     return mark(fn) if fn is not None else mark

@@ -17,7 +17,7 @@ from . import arguments
 from .errors import HotMeshError
 from .executor import Execution
 from .held import Held
-from .replay import ACTIVITY_FAILED, COMPLETED, FAILED, LEASE_LOST, ActivityCall
+from .replay import ACTIVITY_FAILED, COMPLETED, FAILED, LEASE_LOST, ActivityOptions
 from .retry import RetryPolicy
 from .runs import PARK, Run
 from .work import Work, worker_lost
@@ -80,8 +80,8 @@ class Calls:
             if definition.retry is not None and 0 < retry.maximum_attempts < attempt:
                 self._close(run, FAILED, worker_lost())
                 return
-        call = ActivityCall(run.workflow_type, input, None, None, None, None, retry)
-        execution = Execution(run.run_id, 0, attempt, run.workflow_type, input, call, definition, self._work.describe, run)
+        options = ActivityOptions(None, None, None, None, retry)
+        execution = Execution(run.run_id, 0, attempt, run.workflow_type, input, options, definition, self._work.describe, run)
         run.local[0] = execution
         if run.lost and definition.retry is not None and retry.maximum_attempts:
             run.parcel().starts.append(execution)  # the attempt that was lost is on the disk first
@@ -104,7 +104,8 @@ class Calls:
         parcel = run.parcel()
         parcel.end, parcel.outcome = status, outcome
         parcel.size += len(outcome)
-        parcel.cleared = run.lost > 0
+        if run.lost:
+            parcel.extra().cleared = True
         self._held.dirty[run.run_id] = run
 
     def _note(self, run: Run, kind: int, payload: bytes | None) -> None:
@@ -112,5 +113,6 @@ class Calls:
         parcel = run.parcel()
         run.seq += 1
         parcel.rows.append((run.run_id, run.seq, kind, None, self._held.now(), payload, None))
+        parcel.has_result = True
         parcel.size += len(payload or b"")
         self._held.dirty[run.run_id] = run

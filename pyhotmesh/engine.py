@@ -147,23 +147,19 @@ def turn_call(
         run_id = held.run_id
         heads.append((run_id, held.fence, parcel.base, parcel.end, parcel.due, parcel.outcome))
         rows += parcel.rows
-        if parcel.cleared:
+        more = parcel.more
+        if more is None:
+            continue
+        if more.cleared:
             cleared.append(run_id)
-        if parcel.used:
-            used += parcel.used
-        if parcel.back:
-            back += parcel.back
-        if parcel.waits:
-            waits += [(run_id, *wait) for wait in parcel.waits]
-        if parcel.ended:
-            ended += [(run_id, number) for number in parcel.ended]
-        if parcel.tasks:
-            tasks += [(run_id, *task) for task in parcel.tasks]
-        if parcel.signals:
-            signals += [(run_id, *signal) for signal in parcel.signals]
-        if parcel.records:  # listed by its last row at the latest
-            last = parcel.base + len(parcel.rows)
-            records += [(run_id, number, last, op, args) for number, op, args in parcel.records]
+        used += more.used
+        back += more.back
+        waits += [(run_id, *wait) for wait in more.waits]
+        ended += [(run_id, number) for number in more.ended]
+        tasks += [(run_id, *task) for task in more.tasks]
+        signals += [(run_id, *signal) for signal in more.signals]
+        last = parcel.base + len(parcel.rows)  # the row that lists them, at the latest
+        records += [(run_id, number, last, op, args) for number, op, args in more.records]
     # fmt: off
     params: list[Any] = [
         worker, Int4s(capacity.queues), capacity.runs, capacity.activities, capacity.suspects,

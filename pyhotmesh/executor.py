@@ -74,7 +74,7 @@ class Execution:
         self.definition = definition
         self.run = run  # the held run, or None for a task of another's run
         self.tasked = False  # a row in activity_task is its licence
-        self.begun = 0.0  # monotonic; 0: queued
+        self.begun = 0.0  # monotonic: when it began to wait for something
         self.beat_due = False  # a heartbeat that has not been sent
         self.beat_sent = 0.0  # monotonic
         self.details: bytes | None = None
@@ -108,7 +108,7 @@ class Executor:
         self._done = done
         self._pool: ThreadPoolExecutor | None = None
         self._loop = asyncio.get_running_loop()
-        self.running: set[Execution] = set()
+        self.running: set[Execution] = set()  # they have begun, and wait for something
         self.queue: deque[Execution] = deque()
         self._placed: deque[Execution] = deque()  # have a place, wait for a runner
         self._runners: set[asyncio.Task[None]] = set()
@@ -120,7 +120,12 @@ class Executor:
 
     @property
     def free(self) -> int:
-        return max(0, self._slots - len(self.running) - len(self.queue))
+        return max(0, self._slots - len(self.running) - len(self._placed) - len(self.queue))
+
+    @property
+    def is_busy(self) -> bool:
+        """Something runs or waits for a place."""
+        return bool(self.running or self._placed or self.queue)
 
     @property
     def is_stuck(self) -> bool:
@@ -133,10 +138,12 @@ class Executor:
         return self.is_stuck or time.monotonic() - self._spilled_at < 1.0
 
     def submit(self, execution: Execution) -> None:
-        if len(self.running) < self._slots and not self.queue:
-            self._begin(execution)
-        else:
+        if self.queue or len(self.running) + len(self._placed) >= self._slots:
             self.queue.append(execution)
+            return
+        self._placed.append(execution)
+        if not self._summoned:
+            self._summon()
 
     def spill(self) -> list[Execution]:
         """Queued executions that should be shared: all places are taken by slow ones.
@@ -150,13 +157,6 @@ class Executor:
         spilled = [e for e in self.queue if not e.tasked]
         self.queue = deque(e for e in self.queue if e.tasked)
         return spilled
-
-    def _begin(self, execution: Execution) -> None:
-        self.running.add(execution)
-        execution.begun = time.monotonic()
-        self._placed.append(execution)
-        if not self._summoned:
-            self._summon()
 
     def _summon(self) -> None:
         """Has a runner look at what is placed."""
@@ -183,13 +183,18 @@ class Executor:
                 execution = placed.popleft()
                 if placed and not self._summoned:
                     self._summon()  # for the others, should this one wait for something
-                at_once = True
-                if not execution.finished:
+                rest = None if execution.finished else self._begin_attempt(execution)
+                if rest is not None:
                     execution.task = task
-                    at_once = await self._run(execution)
+                    execution.begun = time.monotonic()
+                    self.running.add(execution)
+                    await rest
                     execution.task = None
-                self._release(execution)
-                if not at_once or not _same(clean):
+                    self.running.discard(execution)
+                    self.last_release = time.monotonic()
+                if self.queue:
+                    self._fill()
+                if rest is not None or not _same(clean):
                     if placed and not self._summoned:
                         self._summon()
                     return
@@ -200,10 +205,8 @@ class Executor:
             self._idle.append(waiter)
             await waiter
 
-    async def _run(self, execution: Execution) -> bool:
-        """One attempt, from its arguments to its report. True if it never waited for anything."""
-        error: BaseException | None = None
-        at_once = False
+    def _begin_attempt(self, execution: Execution) -> Awaitable[None] | None:
+        """One attempt, from its arguments to its report, or to where it waits for something: then what is left of it."""
         token = activity.enter(execution)
         try:
             args = payloads.decode(execution.input)
@@ -211,27 +214,48 @@ class Executor:
             if definition.convert is not None:
                 args = definition.convert(args)
             limit = execution.options.start_to_close
-            if definition.is_async:
-                value, at_once = await _watched(definition.fn(*args), limit)
+            if not definition.is_async:
+                return self._finish_attempt(execution, self._in_thread(execution, args, limit), token)
+            work = definition.fn(*args)
+            try:
+                asked = work.send(None)
+            except StopIteration as end:
+                payload = payloads.encode(end.value)
             else:
-                value = await self._in_thread(execution, args, limit)
-            kind, payload = ACTIVITY_COMPLETED, payloads.encode(value)
-        except asyncio.CancelledError as cancelled:
-            error = ApplicationError(str(cancelled) or "the activity was cancelled", type="CancelledError")
-            kind, payload = ACTIVITY_FAILED, payloads.encode_failure(error)
+                rest = _rest(work, asked)
+                return self._finish_attempt(execution, rest if limit is None else _limited(rest, limit), token)
         except (KeyboardInterrupt, GeneratorExit):
             raise
-        except BaseException as caught:
-            # SystemExit among it: an activity that calls sys.exit() has failed, and ends neither the worker nor,
-            # as the next worker would run it again, one worker after the other.
-            error = caught
-            kind, payload = ACTIVITY_FAILED, payloads.encode_failure(caught)
+        except BaseException as error:
+            self._failed(execution, error)
+        else:
+            self._report(execution, ACTIVITY_COMPLETED, payload, None)
+        activity.leave(token)
+        return None
+
+    async def _finish_attempt(self, execution: Execution, rest: Awaitable[Any], token: Any) -> None:
+        try:
+            payload = payloads.encode(await rest)
+        except (KeyboardInterrupt, GeneratorExit):
+            raise
+        except BaseException as error:
+            self._failed(execution, error)
+        else:
+            self._report(execution, ACTIVITY_COMPLETED, payload, None)
         finally:
             activity.leave(token)
-        if not execution.finished:
+
+    def _failed(self, execution: Execution, error: BaseException) -> None:
+        """SystemExit among it: an activity that calls sys.exit() has failed, and ends neither the worker nor,
+        as the next worker would run it again, one worker after the other."""
+        if isinstance(error, asyncio.CancelledError):
+            error = ApplicationError(str(error) or "the activity was cancelled", type="CancelledError")
+        self._report(execution, ACTIVITY_FAILED, payloads.encode_failure(error), error)
+
+    def _report(self, execution: Execution, kind: int, payload: bytes, error: BaseException | None) -> None:
+        if not execution.finished:  # else nobody wants it any more
             execution.finished = True
             self._done(execution, kind, payload, error)
-        return at_once
 
     async def _in_thread(self, execution: Execution, args: list[Any], limit: float | None) -> Any:
         if self._pool is None:
@@ -247,19 +271,20 @@ class Executor:
             raise TimeoutError(f"start_to_close_timeout of {limit:g} s has passed", kind="start_to_close")
         return future.result()
 
-    def _release(self, execution: Execution) -> None:
-        """Its place goes to the next."""
-        self.running.discard(execution)
-        self.last_release = time.monotonic()
-        while self.queue and len(self.running) < self._slots:
+    def _fill(self) -> None:
+        """Free places go to those who wait."""
+        while self.queue and len(self.running) + len(self._placed) < self._slots:
             waiting = self.queue.popleft()
             if not waiting.finished:
-                self._begin(waiting)
+                self._placed.append(waiting)
+        if self._placed and not self._summoned:
+            self._summon()
 
     def close(self) -> None:
         """Cancels what runs; nothing is reported any more."""
         self._closed = True
         self.queue.clear()
+        self._placed.clear()
         for execution in list(self.running):
             execution.cancel("the worker stops")
         for waiter in self._idle:
@@ -282,17 +307,6 @@ def _same(clean: contextvars.Context) -> bool:
         return contextvars.copy_context() == clean
     except Exception:  # a value that cannot be compared has been put there
         return False
-
-
-@types.coroutine
-def _watched(work: Coroutine[Any, Any, Any], limit: float | None) -> Generator[Any, Any, tuple[Any, bool]]:
-    """Awaits for at most ``limit`` seconds; tells whether it came to its end without waiting for anything."""
-    try:
-        asked = work.send(None)
-    except StopIteration as end:
-        return end.value, True
-    rest = _rest(work, asked)
-    return (yield from rest if limit is None else _limited(rest, limit).__await__()), False
 
 
 @types.coroutine

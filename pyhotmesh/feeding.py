@@ -136,7 +136,7 @@ class Feeder:
                 open_tasks.setdefault(row[1], set()).add(row[5])
             elif kind == engine.TASK:
                 tasks.append(row)
-        self.settle([p for p in parcels if p.run.run_id not in rejected], rejected)
+        self.settle([p for p in parcels if p.run.run_id not in rejected] if rejected else parcels, rejected)
         for run_id in gone:
             if run_id in held.runs:
                 held.drop(held.runs[run_id])
@@ -154,21 +154,23 @@ class Feeder:
 
     def settle(self, parcels: list[Parcel], rejected: set[int]) -> None:
         """A turn has committed: what waited for that begins; what ended is forgotten."""
-        held = self._held
+        held, submit = self._held, self._work.executor.submit
         for parcel in parcels:
             run = parcel.run
             run.sent = None
-            if parcel.used or parcel.back:
-                run.seen.difference_update(parcel.used, parcel.back)
-            if parcel.cleared:
-                held.clear(run)
+            more = parcel.more
+            if more is not None:
+                run.seen.difference_update(more.used, more.back)
+                if more.cleared:
+                    held.clear(run)
             if parcel.end != KEEP:
                 held.forget(run)
                 continue
             for execution in parcel.starts:
                 if run.local.get(execution.command) is execution:
-                    self._work.executor.submit(execution)
-            held.note_idle(run)
+                    submit(execution)
+            if not run.local:
+                held.note_idle(run)
         for run_id in rejected:
             if run_id in held.runs:
                 log.info("the lease of run %s has moved on", run_id)
@@ -207,7 +209,7 @@ class Feeder:
             run.seq = 1
             self._held.dirty[run.run_id] = run
             instance.deliver(STARTED, None, now, None)
-            self._carry(run)
+            self._carry(run, instance)
             if run.local and run.next is not None and run.next.is_early:
                 self._held.dirty.pop(run.run_id, None)
             return
@@ -259,12 +261,12 @@ class Feeder:
             command = instance.pending[number]
             if command.kind == "a" and self._work.is_local(run, command):
                 attempt = 1 + sum(1 for seq in losses if seq > instance.listed_at(number))
-                limit = command.spec.retry.maximum_attempts
+                limit = command.spec.options.retry.maximum_attempts
                 if limit and attempt > limit:
                     self._deliver(run, ACTIVITY_FAILED, number, worker_lost())
                 else:
                     self._work.start(run, command, attempt)
-        self._carry(run)
+        self._carry(run, instance)
 
     # --------------------------------------------------------------------------------- events --
 
@@ -272,11 +274,14 @@ class Feeder:
         """Appends a journal row; returns the time that the code will see."""
         instance = run.instance
         assert instance is not None
-        listing = instance.listing()
-        at = max(at or self._held.now(), instance.now)
-        run.seq += 1
-        parcel = run.next or run.parcel()
-        parcel.rows.append((run.run_id, run.seq, kind, command, at, payload, listing))
+        if at is None:
+            at = self._held.now()
+        if at < instance.now:
+            at = instance.now
+        parcel = run.next or run.parcel()  # before the row is counted: a parcel knows the last row before it
+        run.seq = seq = run.seq + 1
+        parcel.rows.append((run.run_id, seq, kind, command, at, payload, instance.listing()))
+        parcel.has_result = True
         if payload is not None:
             parcel.size += len(payload)
         self._held.dirty[run.run_id] = run
@@ -285,21 +290,22 @@ class Feeder:
 
     def _deliver(self, run: Run, kind: int, command: int | None, payload: bytes | None, at: int | None = None) -> None:
         """One event: journaled and fed, in this order, in one parcel."""
-        parcel = run.next or run.parcel()
         at = self._record(run, kind, command, payload, at)
-        if command is not None and command in run.registered:
+        if command in run.registered:
+            assert command is not None
             del run.registered[command]
-            parcel.ended.append(command)
+            run.parcel().extra().ended.append(command)
         if run.lost and kind != LEASE_LOST:
-            parcel.cleared = True
-        assert run.instance is not None
-        run.instance.deliver(kind, command, at, payload)
-        self._carry(run)
+            run.parcel().extra().cleared = True
+        instance = run.instance
+        assert instance is not None
+        instance.deliver(kind, command, at, payload)
+        self._carry(run, instance)
 
-    def _result(self, run: Run, kind: int, command: int, payload: bytes) -> None:
+    def _result(self, run: Run, kind: int, command: int, payload: bytes, at: int) -> None:
         """What a local activity has returned. As `_guard`, without its cost: every step comes by here."""
         try:
-            self._deliver(run, kind, command, payload)
+            self._deliver(run, kind, command, payload, at)
         except Exception as error:
             self._fault(run, error)
 
@@ -350,12 +356,12 @@ class Feeder:
         if (run.next is not None and run.next.end > KEEP) or (run.sent is not None and run.sent.end != KEEP):
             return  # closing or parking: the engine puts it back
         run.seen.add(inbox_id)
-        parcel = run.parcel()
+        more = run.parcel().extra()
         self._held.dirty[run.run_id] = run
         if command is not None and command not in instance.pending:
-            parcel.back.append(inbox_id)
+            more.back.append(inbox_id)
             return
-        parcel.used.append(inbox_id)
+        more.used.append(inbox_id)
         self._deliver(run, kind, command, payload.encode() if payload is not None else None)
 
     def fire_timers(self) -> None:
@@ -381,10 +387,8 @@ class Feeder:
 
     # ------------------------------------------------------------------------------- commands --
 
-    def _carry(self, run: Run) -> None:
+    def _carry(self, run: Run, instance: Instance) -> None:
         """Takes over what the code has asked for, given up, or returned."""
-        instance = run.instance
-        assert instance is not None
         if instance.issued:
             issued, instance.issued = instance.issued, []
             for command in issued:
@@ -393,12 +397,12 @@ class Feeder:
                     if command.number in instance.pending:
                         self._work.ask(run, command)
                 elif kind == "w":
-                    run.parcel().waits.append((command.number, "w", command.name, command.number, None))
+                    run.parcel().extra().waits.append((command.number, "w", command.name, command.number, None))
                 elif kind == "s":
-                    run.parcel().signals.append(command.spec)
+                    run.parcel().extra().signals.append(command.spec)
                 elif kind == "r":
                     parcel = run.parcel()
-                    parcel.records.append((command.number, *command.spec))
+                    parcel.extra().records.append((command.number, *command.spec))
                     parcel.size += len(command.spec[1])
         if instance.ended:
             for number in instance.ended:
@@ -409,17 +413,15 @@ class Feeder:
             return
         if instance.timers:
             self._held.watch(run)
-        if run.local:
-            run.idle_since = 0.0
-        else:
+        if not run.local:
             self._held.note_idle(run)
 
     def _give_up(self, run: Run, number: int) -> None:
-        parcel = run.parcel()
+        more = run.parcel().extra()
         self._held.dirty[run.run_id] = run
-        parcel.waits = [w for w in parcel.waits if w[0] != number]
+        more.waits = [w for w in more.waits if w[0] != number]
         if run.registered.pop(number, None) is not None:
-            parcel.ended.append(number)
+            more.ended.append(number)
         execution = run.local.pop(number, None)
         if execution is not None:
             execution.cancel("the workflow has given it up")
@@ -434,8 +436,9 @@ class Feeder:
             parcel.rows.append((run.run_id, run.seq, COMMANDS, None, instance.now, None, listing))
         parcel.end, parcel.outcome = status, outcome
         parcel.size += len(outcome)
-        parcel.waits.clear()
         parcel.starts.clear()
+        if parcel.more is not None:
+            parcel.more.waits.clear()
         for execution in run.local.values():
             execution.cancel("the workflow has closed")
         run.local.clear()

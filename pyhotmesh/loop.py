@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
-from asyncio import events
+from asyncio.events import _get_running_loop, _set_running_loop
 from collections import deque
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -83,6 +83,8 @@ class WorkflowTask(asyncio.Task[Any]):
 class WorkflowFuture(asyncio.Future[Any]):
     """A future that hashes by creation."""
 
+    __slots__ = ("_index",)  # without a dictionary: each step makes one
+
     _index: int
 
     def __hash__(self) -> int:
@@ -94,6 +96,8 @@ class WorkflowFuture(asyncio.Future[Any]):
 
 class DurableFuture(WorkflowFuture):
     """The outcome of a command. Cancelling it ends the command: nothing waits for it any more."""
+
+    __slots__ = ()
 
     def cancel(self, msg: Any | None = None) -> bool:
         if super().cancel(msg):
@@ -124,8 +128,8 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
     def run_ready(self) -> None:
         """Runs until nothing is ready."""
         ready = self._ready
-        before = events._get_running_loop()
-        events._set_running_loop(self)
+        before = _get_running_loop()
+        _set_running_loop(self)
         try:
             while ready:
                 handle = ready.popleft()
@@ -141,14 +145,14 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
                         # the workflow that has ended, not the worker.
                         pass
         finally:
-            events._set_running_loop(before)
+            _set_running_loop(before)
 
     def close_tasks(self) -> None:
         """Ends what still waits, so that ``finally`` blocks run; what they ask for is ignored."""
         if not self._tasks:
             return
-        before = events._get_running_loop()
-        events._set_running_loop(self)
+        before = _get_running_loop()
+        _set_running_loop(self)
         try:
             for task in self._tasks:
                 if not task.done():
@@ -156,7 +160,7 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
                     with contextlib.suppress(Exception):  # it awaits in a finally block: in vain
                         task.get_coro().close()
         finally:
-            events._set_running_loop(before)
+            _set_running_loop(before)
         self._ready.clear()
 
     # --------------------------------------------------------------- what asyncio needs of a loop --

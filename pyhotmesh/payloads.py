@@ -39,7 +39,7 @@ def encode(value: Any) -> bytes:
     except (TypeError, ValueError, RecursionError) as error:
         path, reason, advice = _find(value, "$", 0) or ("$", str(error), "use JSON values")
         raise PayloadError(path, reason, advice) from None
-    if b"null" in data or b"\\u0000" in data:
+    if data.find(b"null") >= 0 or data.find(b"\\u0000") >= 0:  # `in` makes and drops a TypeError first: half a µs
         found = _find(value, "$", 0)
         if found is not None:
             raise PayloadError(*found)

@@ -74,16 +74,22 @@ class Definition(NamedTuple):
     fn: Callable[..., Any]
 
 
-class ActivityCall(NamedTuple):
-    """An activity as workflow code asked for it. Timeouts in seconds."""
+class ActivityOptions(NamedTuple):
+    """How an activity is to be run. Timeouts in seconds."""
 
-    name: str
-    input: bytes
     task_queue: str | None
     start_to_close: float | None
     schedule_to_close: float | None
     heartbeat_timeout: float | None
     retry: RetryPolicy
+
+
+class ActivityCall(NamedTuple):
+    """An activity as workflow code asked for it."""
+
+    name: str
+    input: bytes
+    options: ActivityOptions
 
 
 class Command:
@@ -100,11 +106,6 @@ class Command:
         self.spec = spec
         self.future = future
         self.timer: TimerHandle | None = None
-
-    @property
-    def listed(self) -> list[Any]:
-        """As a journal row lists it."""
-        return [self.number, self.kind, self.name, self.digest]
 
 
 class Instance:
@@ -168,7 +169,7 @@ class Instance:
                     expected=_event(row), found="the end",
                 )  # fmt: skip
             expected = orjson.loads(row.commands) if row.commands is not None else []
-            found = [c.listed for c in self._unlisted]
+            found = listed(self._unlisted)
             if expected != found:
                 raise NonDeterminismError(
                     f"before row {row.seq} the history has {_show(expected, found)}, the code asks for {_show(found, expected)}",
@@ -347,9 +348,9 @@ class Instance:
         """The commands issued since the row before, for the row that is being written."""
         if not self._unlisted:
             return None
-        listed = orjson.dumps([c.listed for c in self._unlisted])
+        text = orjson.dumps(listed(self._unlisted))
         self._unlisted.clear()
-        return listed
+        return text
 
     def listed_at(self, number: int) -> int:
         """The row that lists a command, as far as replay saw it; 0 if none."""
@@ -403,6 +404,11 @@ class Instance:
         self.evicted = True
         self._loop.close_tasks()
         self.pending.clear()
+
+
+def listed(commands: list[Command]) -> list[list[Any]]:
+    """Commands as a journal row lists them."""
+    return [[c.number, c.kind, c.name, c.digest] for c in commands]
 
 
 def _consumer(future: Any) -> tuple[int, int] | None:

@@ -16,47 +16,54 @@ KEEP = 0
 PARK = -1
 
 
+class More:
+    """What few parcels carry: made when it is needed, as an ordinary step is rows and what starts after them."""
+
+    __slots__ = ("back", "cleared", "ended", "lists", "records", "signals", "tasks", "used", "waits")
+
+    def __init__(self) -> None:
+        self.cleared = False
+        self.lists = False  # its commands must be durable before they are carried out: they have bounded attempts
+        self.used: list[int] = []
+        self.back: list[int] = []
+        self.ended: list[int] = []
+        self.waits: list[tuple[int, str, str | None, int, int | None]] = []
+        self.signals: list[tuple[str, bytes]] = []
+        self.tasks: list[tuple[Any, ...]] = []
+        self.records: list[tuple[int, str, bytes]] = []  # asked of its record: command, operation, arguments
+
+    def extend(self, later: More) -> None:
+        for name in ("used", "back", "ended", "waits", "signals", "tasks", "records"):
+            getattr(self, name).extend(getattr(later, name))
+        self.lists |= later.lists
+        self.cleared |= later.cleared
+
+    @property
+    def asks(self) -> bool:
+        """Whether there is something in it that a row has to list first."""
+        return bool(self.waits or self.tasks or self.signals or self.records or self.lists)
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self.asks or self.ended or self.used or self.back or self.cleared)
+
+
 class Parcel:
     """One run's part of one turn."""
 
-    __slots__ = (
-        "back",
-        "base",
-        "cleared",
-        "due",
-        "end",
-        "ended",
-        "lists",
-        "outcome",
-        "records",
-        "rows",
-        "run",
-        "signals",
-        "size",
-        "starts",
-        "tasks",
-        "used",
-        "waits",
-    )
+    __slots__ = ("base", "due", "end", "has_result", "more", "outcome", "rows", "run", "size", "starts")
 
     def __init__(self, run: Run) -> None:
         self.run = run
         self.base = run.seq
         self.rows: list[tuple[int, int, int, int | None, int, bytes | None, bytes | None]] = []
-        self.lists = False  # its commands must be durable before they are carried out: they have bounded attempts
+        self.has_result = False  # it records what must be durable before anything that follows from it begins
+        self.starts: list[Execution] = []  # activities to begin when this is durable
+        self.more: More | None = None
         self.size = 100  # bytes, roughly
         self.end = KEEP
         self.due: int | None = None
         self.outcome: bytes | None = None
-        self.cleared = False
-        self.used: list[int] = []
-        self.back: list[int] = []
-        self.ended: list[int] = []
-        self.starts: list[Execution] = []  # activities to begin when this is durable
-        self.waits: list[tuple[int, str, str | None, int, int | None]] = []
-        self.signals: list[tuple[str, bytes]] = []
-        self.tasks: list[tuple[Any, ...]] = []
-        self.records: list[tuple[int, str, bytes]] = []  # asked of its record: command, operation, arguments
 
     @property
     def ends_lease(self) -> bool:
@@ -66,32 +73,30 @@ class Parcel:
     @property
     def is_empty(self) -> bool:
         """Nothing in it to send."""
-        return self.end == KEEP and not (
-            self.rows or self.starts or self.waits or self.tasks or self.signals or self.records
-            or self.ended or self.used or self.back or self.cleared
-        )  # fmt: skip
+        return self.end == KEEP and not (self.rows or self.starts) and (self.more is None or self.more.is_empty)
 
     @property
     def is_early(self) -> bool:
         """Says only that the run has started: nothing is lost if that is never recorded."""
         return (
-            len(self.rows) == 1 and self.rows[0][2] == 1 and self.end == KEEP
-            and not (self.starts or self.waits or self.tasks or self.signals or self.records or self.ended)
+            len(self.rows) == 1 and not self.has_result and self.end == KEEP and not self.starts
+            and (self.more is None or not (self.more.asks or self.more.ended))
         )  # fmt: skip
 
-    @property
-    def has_result(self) -> bool:
-        """Whether it records what must be durable before anything that follows from it begins."""
-        rows = self.rows
-        return len(rows) > 1 or bool(rows and rows[0][2] != 1)
+    def extra(self) -> More:
+        """What few parcels carry, made if need be."""
+        if self.more is None:
+            self.more = More()
+        return self.more
 
     def extend(self, later: Parcel) -> None:
         """Takes over what has gathered since."""
-        for name in ("rows", "used", "back", "ended", "starts", "waits", "signals", "tasks", "records"):
-            getattr(self, name).extend(getattr(later, name))
+        self.rows += later.rows
+        self.starts += later.starts
+        self.has_result |= later.has_result
         self.size += later.size
-        self.lists |= later.lists
-        self.cleared |= later.cleared
+        if later.more is not None:
+            self.extra().extend(later.more)
         self.end, self.due, self.outcome = later.end, later.due, later.outcome
 
 

@@ -48,11 +48,12 @@ class Sealer:
             if len(parcels) >= limit:
                 held.event.set()
                 break
-            self._complete(run, parcel)
-            if run.local and parcel.is_early:
+            if parcel.more is not None or not (run.local or parcel.starts):
+                self._complete(run, parcel)
+            if run.local and not parcel.has_result and parcel.is_early:
                 del held.dirty[run_id]  # goes with the activity's result, or with its row
                 continue
-            if parcel.is_empty:
+            if not parcel.rows and parcel.is_empty:
                 run.next = None
                 del held.dirty[run_id]
                 held.note_idle(run)
@@ -67,23 +68,28 @@ class Sealer:
         return parcels
 
     def _complete(self, run: Run, parcel: Parcel) -> None:
-        """Adds what only the whole parcel can tell: its listing, groups, and whether it ends the lease."""
+        """Adds what only the whole parcel can tell: its listing, groups, and whether it ends the lease. A step
+        that only goes on (something of its run runs or is to start, nothing else is asked) is complete as it is."""
         instance = run.instance
         if instance is None or parcel.end > KEEP:
             return
-        if parcel.waits:
+        more = parcel.more
+        if more is not None and more.waits:
             groups = instance.groups()
-            parcel.waits = [(number, kind, key, groups.get(number, number), due) for number, kind, key, _, due in parcel.waits]
+            more.waits = [(number, kind, key, groups.get(number, number), due) for number, kind, key, _, due in more.waits]
         if not (run.local or parcel.starts or self._work.has_results) and self._may_park(run, instance):
             self._park(run, parcel, instance)
-        if parcel.waits or parcel.tasks or parcel.signals or parcel.records or parcel.end == PARK or parcel.lists:
+            more = parcel.more
+        if parcel.end == PARK or (more is not None and more.asks):
             listing = instance.listing()
             # Tasks must not be added twice: a row, even an empty one, shows whether the parcel was recorded.
-            if listing is not None or (parcel.tasks and not parcel.rows):
+            if listing is not None or (more is not None and more.tasks and not parcel.rows):
                 run.seq += 1
                 parcel.rows.append((run.run_id, run.seq, COMMANDS, None, instance.now, None, listing))
-        for number, _, _, group, _ in parcel.waits:
-            run.registered[number] = group
+                parcel.has_result = True
+        if more is not None:
+            for number, _, _, group, _ in more.waits:
+                run.registered[number] = group
 
     def _may_park(self, run: Run, instance: Instance) -> bool:
         if self._held.cache_size == 0 or run.idle_since:
@@ -99,15 +105,16 @@ class Sealer:
         parcel.end = PARK
         parcel.due = due[0] if due is not None else INFINITY
         groups = instance.groups()
-        new = {w[0] for w in parcel.waits}
+        waits = parcel.extra().waits
+        new = {w[0] for w in waits}
         for number, command in instance.pending.items():
             if number in new:
                 continue
             group = groups.get(number, number)
             if command.kind == "t":
-                parcel.waits.append((number, "t", None, number, command.spec))
+                waits.append((number, "t", None, number, command.spec))
             elif command.kind != "r" and run.registered.get(number) != group:
-                parcel.waits.append((number, command.kind, command.name, group, None))
+                waits.append((number, command.kind, command.name, group, None))
 
     def _cool(self) -> None:
         """Runs that were idle for long enough, or for which there is no memory, are to be parked."""

@@ -56,7 +56,7 @@ class _FixedDumper(Dumper):
 
 
 class _VariableDumper(Dumper):
-    """Elements that are bytes or text."""
+    """Elements that are bytes."""
 
     format = Format.BINARY
     element: ClassVar[int]
@@ -67,16 +67,12 @@ class _VariableDumper(Dumper):
         nulls: int = obj.count(None)
         if nulls == len(obj):
             return _HEADER.pack(1, 1, self.element, nulls, 1) + _NULL * nulls
-        parts = [b""]
-        for value in obj:
-            if value is None:
-                parts.append(_NULL)
-                continue
-            if isinstance(value, str):
-                value = value.encode()
-            parts.append(_LENGTH(len(value)))
-            parts.append(value)
-        parts[0] = _HEADER.pack(1, bool(nulls), self.element, len(obj), 1)
+        header = _HEADER.pack(1, bool(nulls), self.element, len(obj), 1)
+        if nulls:
+            return header + b"".join([_NULL if v is None else _LENGTH(len(v)) + v for v in obj])
+        parts = [header] * (2 * len(obj) + 1)
+        parts[1::2] = map(_LENGTH, map(len, obj))
+        parts[2::2] = obj
         return b"".join(parts)
 
 
@@ -140,11 +136,16 @@ class _TimeDumper(_FixedDumper):
     oid, element, code, size = 1185, 1184, "q", 8
 
     def dump(self, obj: Any) -> Buffer:
-        return super().dump([t if t is None or t == INFINITY else t - _PG_EPOCH for t in obj])
+        if None in obj or INFINITY in obj:
+            return super().dump([t if t is None or t == INFINITY else t - _PG_EPOCH for t in obj])
+        return super().dump([t - _PG_EPOCH for t in obj])
 
 
 class _TextDumper(_VariableDumper):
     oid, element = 1009, 25
+
+    def dump(self, obj: Any) -> Buffer:
+        return super().dump([None if t is None else t.encode() for t in obj])
 
 
 class _JsonDumper(_VariableDumper):

@@ -18,12 +18,12 @@ from .errors import ApplicationError
 from .executor import Execution, Executor
 from .heartbeat import Beat
 from .held import Held
-from .replay import ACTIVITY_FAILED, ActivityCall, Command
+from .replay import ACTIVITY_FAILED, ActivityCall, ActivityOptions, Command
 from .runs import PARK, Run
 
 MOMENT = 1.0  # seconds: an activity that runs for longer gets a row
 
-Result = Callable[[Run, int, int, bytes], None]
+Result = Callable[[Run, int, int, bytes, int], None]
 CallResult = Callable[[Run, Execution, int, bytes, BaseException | None], None]
 
 
@@ -43,7 +43,7 @@ class Work:
     @property
     def is_busy(self) -> bool:
         """Something runs or waits for a place."""
-        return bool(self.executor.running or self.executor.queue)
+        return self.executor.is_busy
 
     @property
     def has_results(self) -> bool:
@@ -53,14 +53,14 @@ class Work:
     # ------------------------------------------------------------------------- of held runs --
 
     def is_local(self, run: Run, command: Command) -> bool:
-        queue = command.spec.task_queue
+        queue = command.spec.options.task_queue
         return (queue is None or queue == run.queue) and command.name in self._activities
 
     def ask(self, run: Run, command: Command) -> None:
         """An activity that the code has asked for: here if it may be, else as a row for others."""
-        call: ActivityCall = command.spec
-        rowless = call.schedule_to_close is None and call.heartbeat_timeout is None
-        if rowless and not self._held.stopping and self.is_local(run, command):
+        options: ActivityOptions = command.spec.options
+        rowless = options.schedule_to_close is None and options.heartbeat_timeout is None
+        if rowless and self.is_local(run, command) and not self._held.stopping:
             self.start(run, command, 1)
         else:
             self._add_task(run, self._execution(run, command, 0, None), held=False)
@@ -69,19 +69,23 @@ class Work:
         """Begins it at once if nothing that it follows from is still on its way to the disk."""
         run.local[command.number] = execution = self._execution(run, command, attempt, self._activities[command.name])
         run.idle_since = 0.0
-        bounded = command.spec.retry.maximum_attempts
+        bounded = command.spec.options.retry.maximum_attempts
         parcel = run.next
-        if bounded or run.sent is not None or (parcel is not None and parcel.has_result):
-            parcel = parcel or run.parcel()
-            parcel.starts.append(execution)
-            parcel.lists |= bool(bounded)
-            self._held.dirty[run.run_id] = run
-        else:
+        if not bounded and run.sent is None and (parcel is None or not parcel.has_result):
             self.executor.submit(execution)
+            return
+        if parcel is None:
+            parcel = run.parcel()
+        parcel.starts.append(execution)
+        if bounded:
+            parcel.extra().lists = True
+        self._held.dirty[run.run_id] = run
 
     def _execution(self, run: Run, command: Command, attempt: int, definition: Any) -> Execution:
         call: ActivityCall = command.spec
-        return Execution(run.run_id, command.number, attempt, command.name, call.input, call, definition, self.describe, run)
+        return Execution(
+            run.run_id, command.number, attempt, command.name, call.input, call.options, definition, self.describe, run
+        )
 
     def describe(self, execution: Execution) -> activity.Context:
         """The context of an activity or call of a held run."""
@@ -133,16 +137,17 @@ class Work:
         self, run: Run, execution: Execution, *, held: bool, due: int | None = None, failure: bytes | None = None
     ) -> None:
         """Gives an activity a row: from its commit on that row is the licence to run it."""
-        call: ActivityCall = execution.options
-        parcel = run.parcel()
+        options: ActivityOptions = execution.options
+        more = run.parcel().extra()
         self._held.dirty[run.run_id] = run
-        deadline = self._held.now() + int(call.schedule_to_close * 1e6) if call.schedule_to_close is not None else None
-        parcel.tasks.append(
-            (execution.command, call.task_queue, execution.name, execution.input, _options(call),
-             execution.attempt, held, due, deadline, call.heartbeat_timeout, failure)
+        within = options.schedule_to_close
+        deadline = self._held.now() + int(within * 1e6) if within is not None else None
+        more.tasks.append(
+            (execution.command, options.task_queue, execution.name, execution.input, _encode(options),
+             execution.attempt, held, due, deadline, options.heartbeat_timeout, failure)
         )  # fmt: skip
         if execution.command not in run.registered:
-            parcel.waits.append((execution.command, "a", execution.name, execution.command, None))
+            more.waits.append((execution.command, "a", execution.name, execution.command, None))
         if held:
             execution.tasked = True
             run.local.pop(execution.command, None)
@@ -152,8 +157,8 @@ class Work:
 
     def take_task(self, row: tuple[Any, ...]) -> None:
         """A leased activity task."""
-        _, run_id, _, _, attempt, command, queue_id, _, name, workflow_id, input, options, details = row
-        call = _call(name, input.encode(), options)
+        _, run_id, _, _, attempt, command, queue_id, _, name, workflow_id, input, encoded, details = row
+        options = _decode(encoded)
         definition = self._activities.get(name)
         if definition is None:
             known = ", ".join(sorted(self._activities)) or "none"
@@ -165,13 +170,13 @@ class Work:
             )
             self._end(TaskEnd(run_id, command, attempt, 0, failure, self._held.now() + 1_000_000))
             return
-        limit = call.retry.maximum_attempts
+        limit = options.retry.maximum_attempts
         if limit and attempt > limit:
             self._end(TaskEnd(run_id, command, attempt, ACTIVITY_FAILED, worker_lost(), None))
             return
         described = workflow_id, self._held.queues.get(queue_id, ""), details.encode() if details else None
         execution = Execution(
-            run_id, command, attempt, name, input.encode(), call, definition, lambda e: self._context(e, *described), None
+            run_id, command, attempt, name, input.encode(), options, definition, lambda e: self._context(e, *described), None
         )
         execution.tasked = True
         self._held.tasks[run_id, command] = execution
@@ -218,6 +223,7 @@ class Work:
         """Feeds what activities have returned; a plain callback."""
         self._pump_scheduled = False
         held, done = self._held, self._done
+        at = held.now()
         while done:
             execution, kind, payload, error = done.popleft()
             if execution.tasked:
@@ -235,7 +241,7 @@ class Work:
                     self._add_task(run, execution, held=False, due=held.now() + int(delay * 1e6), failure=payload)
                     held.note_idle(run)
                     continue
-            self.on_result(run, kind, execution.command, payload)
+            self.on_result(run, kind, execution.command, payload, at)
         held.event.set()
 
     def _task_done(self, execution: Execution, kind: int, payload: bytes, error: BaseException | None) -> None:
@@ -253,19 +259,18 @@ def worker_lost() -> bytes:
     return payloads.encode_failure(ApplicationError("the worker that ran it was lost", type="WorkerLost"))
 
 
-def _options(call: ActivityCall) -> bytes:
+def _encode(options: ActivityOptions) -> bytes:
+    """As a task's row holds them."""
     return payloads.encode(
         {
-            "start_to_close": call.start_to_close,
-            "heartbeat_timeout": call.heartbeat_timeout,
-            "retry": call.retry.to_dict(),
+            "start_to_close": options.start_to_close,
+            "heartbeat_timeout": options.heartbeat_timeout,
+            "retry": options.retry.to_dict(),
         }
     )
 
 
-def _call(name: str, input: bytes, options: str) -> ActivityCall:
-    data = payloads.decode(options.encode())
-    return ActivityCall(
-        name, input, None, data.get("start_to_close"), None, data.get("heartbeat_timeout"),
-        retry.RetryPolicy.from_dict(data["retry"]),
-    )  # fmt: skip
+def _decode(encoded: str) -> ActivityOptions:
+    data = payloads.decode(encoded)
+    policy = retry.RetryPolicy.from_dict(data["retry"])
+    return ActivityOptions(None, data.get("start_to_close"), None, data.get("heartbeat_timeout"), policy)

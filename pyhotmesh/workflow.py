@@ -14,7 +14,7 @@ import inspect
 import logging
 import random as _random
 import uuid
-from asyncio import events
+from asyncio.events import _get_running_loop
 from collections.abc import Awaitable, Callable, MutableMapping
 from datetime import UTC, datetime
 from types import ModuleType
@@ -25,17 +25,17 @@ from .documents import Entity, Search
 from .durations import Duration, parse
 from .errors import TimeoutError
 from .loop import WorkflowLoop
-from .replay import ActivityCall, Definition, Info, Instance
+from .replay import ActivityCall, ActivityOptions, Definition, Info, Instance
 from .retry import RetryPolicy
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 
-_DEFAULT_RETRY = RetryPolicy()
+_DEFAULTS = ActivityOptions(None, None, None, None, RetryPolicy())
 
 
 def _instance() -> Instance:
-    loop = events._get_running_loop()
+    loop = _get_running_loop()
     if type(loop) is not WorkflowLoop:
         raise RuntimeError("this may be called in workflow code only")
     return loop.instance
@@ -109,12 +109,24 @@ def execute_activity(
     ``heartbeat_timeout`` is how long it may be silent. ``task_queue``: of another worker.
     """
     instance = _instance()
-    name = payloads.check_name(activity.name_of(fn) if callable(fn) else fn, "activity")
-    call = ActivityCall(
-        name, payloads.encode(args), _queue(task_queue), _seconds(start_to_close_timeout),
-        _seconds(schedule_to_close_timeout), _seconds(heartbeat_timeout), retry_policy or _DEFAULT_RETRY,
-    )  # fmt: skip
-    return instance.start_activity(call)
+    name = activity.name_of(fn) if callable(fn) else payloads.check_name(fn, "activity")
+    options = _options(task_queue, start_to_close_timeout, schedule_to_close_timeout, heartbeat_timeout, retry_policy)
+    return instance.start_activity(ActivityCall(name, payloads.encode(args), options))
+
+
+def _options(
+    task_queue: str | None,
+    start_to_close: Duration | None,
+    schedule_to_close: Duration | None,
+    heartbeat: Duration | None,
+    policy: RetryPolicy | None,
+) -> ActivityOptions:
+    if task_queue is None and start_to_close is None and schedule_to_close is None and heartbeat is None and policy is None:
+        return _DEFAULTS
+    queue = None if task_queue is None else payloads.check_name(task_queue, "task_queue")
+    return ActivityOptions(
+        queue, _seconds(start_to_close), _seconds(schedule_to_close), _seconds(heartbeat), policy or _DEFAULTS.retry
+    )
 
 
 def _seconds(duration: Duration | None) -> float | None:
@@ -124,14 +136,10 @@ def _seconds(duration: Duration | None) -> float | None:
     return None if seconds == float("inf") else seconds
 
 
-def _queue(name: str | None) -> str | None:
-    return None if name is None else payloads.check_name(name, "task_queue")
-
-
 class _Proxy:
     """Looks like a module of activities; a call asks for the activity and returns a future."""
 
-    def __init__(self, source: Any, options: tuple[Any, ...]) -> None:
+    def __init__(self, source: Any, options: ActivityOptions) -> None:
         self._functions = {name: d.fn for name, d in activity.collect(source).items()}
         if isinstance(source, ModuleType):
             self._functions |= {n: f for n, f in vars(source).items() if inspect.isfunction(f) and not n.startswith("_")}
@@ -147,7 +155,7 @@ class _Proxy:
         def ask(*args: Any, **kwargs: Any) -> Any:
             if kwargs:
                 args = inspect.signature(fn).bind(*args, **kwargs).args
-            return _instance().start_activity(ActivityCall(activity_name, payloads.encode(args), *options))
+            return _instance().start_activity(ActivityCall(activity_name, payloads.encode(args), options))
 
         ask.__name__ = name
         self.__dict__[name] = ask
@@ -167,10 +175,7 @@ def proxy_activities(
 
     Typed like the module. Options as of ``execute_activity``. Calls return futures: ``gather`` them.
     """
-    options = (
-        _queue(task_queue), _seconds(start_to_close_timeout), _seconds(schedule_to_close_timeout), _seconds(heartbeat_timeout),
-        retry_policy or _DEFAULT_RETRY,
-    )  # fmt: skip
+    options = _options(task_queue, start_to_close_timeout, schedule_to_close_timeout, heartbeat_timeout, retry_policy)
     return cast(T, _Proxy(source, options))
 
 
@@ -247,13 +252,13 @@ class _Logger(logging.LoggerAdapter[logging.Logger]):
     """Silent on replay; names the workflow."""
 
     def isEnabledFor(self, level: int) -> bool:  # noqa: N802
-        loop = events._get_running_loop()
+        loop = _get_running_loop()
         if type(loop) is WorkflowLoop and loop.instance.replaying:
             return False
         return super().isEnabledFor(level)
 
     def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
-        loop = events._get_running_loop()
+        loop = _get_running_loop()
         if type(loop) is WorkflowLoop:
             return f"{msg} [{loop.instance.info.workflow_id}]", kwargs
         return msg, kwargs

@@ -18,6 +18,7 @@ from pyhotmesh.replay import (
     Info,
     Instance,
     Row,
+    listed,
 )
 
 START = 1_700_000_000_000_000  # µs
@@ -58,7 +59,7 @@ class Live:
                 self.journal.append(Row(len(self.journal) + 1, COMMANDS, None, self.clock, None, self._listing))
 
     def _list(self) -> None:
-        self.asked += [c.listed for c in self.instance.issued]
+        self.asked += listed(self.instance.issued)
         self.instance.issued.clear()
         self.instance.ended.clear()
         self._listing = self.instance.listing()

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyhotmesh import ActivityError, workflow
+from pyhotmesh.replay import listed
 from tests.unit.driver import Live, failure
 
 ask = workflow.execute_activity
@@ -350,4 +351,4 @@ def test_replay_takes_the_same_way(plan: Any, chance: Any) -> None:
     # From any row on, a fresh coroutine asks for what the first one asked for, and goes on with it.
     cut = chance.randrange(len(live.journal)) + 1
     part = live.replayed_to(cut)
-    assert [c.listed for c in part.issued] == live.asked_after(cut)
+    assert listed(part.issued) == live.asked_after(cut)
