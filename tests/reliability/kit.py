@@ -47,6 +47,11 @@ class Database:
         """Whether the workflow has registered that many waits."""
         return bool(self.value("select count(*) from hotmesh.waiting where workflow_id = %s", workflow_id) >= count)
 
+    def all_wait(self, workflow_ids: list[str]) -> bool:
+        """Whether each of these has registered a wait; one question, as the loop of a worker here waits for it."""
+        query = "select count(distinct workflow_id) from hotmesh.waiting where workflow_id = any(%s)"
+        return bool(self.value(query, workflow_ids) == len(workflow_ids))
+
     def waits_for_a_lock(self, conn: psycopg.Connection[Any]) -> bool:
         """Whether this other connection waits for somebody's lock."""
         return bool(self.value("select cardinality(pg_blocking_pids(%s))", conn.info.backend_pid))

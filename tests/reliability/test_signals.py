@@ -118,7 +118,7 @@ async def test_a_signal_that_comes_as_the_wait_times_out_is_not_lost(dsn: str, d
     async with Client(dsn) as client, serve(client, cache_size=cache):
         ids = [f"p{i}" for i in range(40)]
         handles = [await client.workflow.start(patient, args=[i, "1 hour"], workflow_id=i) for i in ids]
-        await until(lambda: all(db.waits(i) for i in ids), "all wait")
+        await until(lambda: db.all_wait(ids), "all wait")
         await asyncio.gather(asyncio.to_thread(db.skip, "1 hour"), *[client.signal(i, i) for i in ids])
         results = await asyncio.gather(*[h.result(timeout=20) for h in handles])
     assert [value for _, value in results] == ids
@@ -130,7 +130,7 @@ async def test_a_timed_out_wait_leaves_its_signal_to_others(dsn: str, db: Databa
     async with Client(dsn) as client, serve(client, cache_size=cache):
         ids = [f"i{i}" for i in range(20)]
         handles = [await client.workflow.start(impatient, args=[i, "1 hour"], workflow_id=i) for i in ids]
-        await until(lambda: all(db.waits(i) for i in ids), "all wait")
+        await until(lambda: db.all_wait(ids), "all wait")
         await asyncio.gather(asyncio.to_thread(db.skip, "1 hour"), *[client.signal(i, i) for i in ids])
         results = await asyncio.gather(*[h.result(timeout=20) for h in handles])
         left = [i for i, r in zip(ids, results, strict=True) if r is None]
