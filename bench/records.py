@@ -238,7 +238,8 @@ def _calls(data: Any, count: int) -> Iterator[tuple[str, Call, Call]]:
         ),
     )
     join = (
-        "select a.region, count(*) from hotmesh_data.account u join application a on a.id = u.record_id"
+        "select a.region, count(*) from hotmesh_data.account u"
+        ' join application a on a.id = u.record_id collate "default"'
         " where u.city = %s and u.created >= %s group by 1"
     )
     yield (

@@ -57,6 +57,11 @@ async def fetch(conn: AsyncConnection[Any], query: str, params: Sequence[Any]) -
     return transformer.load_rows(0, result.ntuples, tuple)
 
 
+def forget(conn: AsyncConnection[Any]) -> None:
+    """Somebody has discarded the connection's prepared statements: they are prepared anew."""
+    conn.__dict__.pop("_hotmesh_prepared", None)
+
+
 def watch_on(loop: asyncio.AbstractEventLoop, socket: int, callback: Callable[[], None]) -> None:
     """Has ``callback`` called when there is more to read; for use by a reader that has just read.
 
