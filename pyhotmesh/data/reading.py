@@ -39,13 +39,24 @@ class Reading(Spaces):
             except (psycopg.Error, UnicodeEncodeError) as error:
                 if _is_trouble(error):
                     raise
-                found = translate(error) if isinstance(error, psycopg.Error) else error
-                raise InvalidQuery(f"the query was refused: {str(found).strip()}") from error
+                raise _refused(error) from error
             finally:
                 if conn.pgconn.transaction_status in (TransactionStatus.INTRANS, TransactionStatus.INERROR):
                     await direct.fetch(conn, "rollback", ())  # psycopg's own would discard all prepared statements
 
         return await self.client._repeated(call)
+
+
+def _refused(error: Exception) -> InvalidQuery:
+    state = getattr(error, "sqlstate", None) or ""
+    hint = None
+    if state.startswith("HM") and isinstance(error, psycopg.Error):
+        error = translate(error)
+    elif state == "42P01" and "hotmesh_data." in str(error):
+        hint = "create_search_index makes the view of an entity"
+    elif isinstance(error, psycopg.ProgrammingError) and "placeholder" in str(error):
+        hint = "%s and %(name)s stand for parameters, %% for a percent sign"
+    return InvalidQuery(f"the query was refused: {str(error).strip()}", hint=hint)
 
 
 def _is_trouble(error: Exception) -> bool:

@@ -33,7 +33,7 @@ class Records(Spaces):
         """
         key = self._key(entity, id, namespace)
         space = self._space(namespace)
-        picked = None if fields is None else [documents.field_name(f) for f in fields]
+        picked = None if fields is None else documents.field_names(fields)
         if as_of is None:
             text = await space._value(engine.RECORD, (key[1], key[2], key[0], picked))
             return None if text is None else dict(payloads.decode(text))
@@ -76,9 +76,7 @@ class Records(Spaces):
 
     async def delete(self, entity: str, id: str, fields: Sequence[str], *, namespace: str | None = None) -> int:
         """Removes fields of a record (``flush`` the whole of it); how many there were."""
-        if isinstance(fields, str):
-            raise PayloadError("fields", "must be a list of names")
-        return int(await self._change(entity, id, "delete", [documents.field_name(f) for f in fields], namespace))
+        return int(await self._change(entity, id, "delete", documents.field_names(fields), namespace))
 
     async def _change(
         self, entity: str, id: str, op: str, args: Any, namespace: str | None, *,

@@ -65,7 +65,7 @@ class Searching(Spaces):
     ) -> Page:  # fmt: skip
         queries.page(start, size)
         field, downwards = queries.sorting(sort)
-        picked = None if fields is None else [documents.field_name(f) for f in fields]
+        picked = None if fields is None else documents.field_names(fields)
         space = self._space(namespace)
         rows = await space._rows(
             engine.FIND,

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Any, Self
 
+from ..errors import InvalidQuery
 from ..replay import Definition
 from ..search.indexes import IndexReport, create
 from ..worker import Worker
@@ -24,6 +25,8 @@ class Serving(Spaces):
         schema had and this one has not stays, and is listed in ``would_drop`` as statements.
         ``InvalidQuery``: a name or type cannot be used.
         """
+        if not self.schema.index:
+            raise InvalidQuery("there is no schema to make indexes of", hint="MeshData(connection, schema)")
         name = self._entity(entity or self.schema.prefix[0])
         return await create(self.client.dsn, namespace or self.namespace, name, self.schema)
 

@@ -19,7 +19,7 @@ from lark.exceptions import UnexpectedInput, UnexpectedToken, VisitError
 
 from ..errors import InvalidQuery
 from .query import Tree
-from .schema import Schema
+from .schema import Boolean, Schema, Tag, Text
 
 GRAMMAR: Final = r"""
     start: "*" -> everything
@@ -57,7 +57,7 @@ _parser = Lark(GRAMMAR, parser="lalr")
 def parse(text: str, schema: Schema) -> Tree:
     """The tree of a query. ``InvalidQuery`` says where it cannot be read."""
     if not isinstance(text, str):
-        raise InvalidQuery(f"a query must be text, this is {type(text).__name__}")
+        raise InvalidQuery(f"a query must be text, this is {type(text).__name__}", hint="find_where takes lists of conditions")
     if len(text) > _MOST:
         raise InvalidQuery(f"the query has {len(text)} characters, at most {_MOST}")
     if not text.strip():
@@ -175,6 +175,12 @@ class _Builder(Transformer[Token, Any]):
         return _any([_match(field, *_plain(parts[0])) for field in fields])
 
     def _words(self, field: str, found: list[Any]) -> Tree:
+        known = self._schema.fields.get(field)
+        if known is not None and known.type != Text.type:
+            raise InvalidQuery(
+                f"words are looked for in Text fields, and {field!r} is {known.type}",
+                hint=f"@{field}:{{value}}" if known.type in (Tag.type, Boolean.type) else f"@{field}:[from to]",
+            )
         if found and isinstance(found[0], list):
             return _any([_all([_match(field, *word) for word in words]) for words in found])
         return _match(field, *found[0])

@@ -78,7 +78,10 @@ def _field(name: str, given: Any) -> Field:
                 return kind(**options)
             except TypeError:
                 raise InvalidQuery(f"field {name!r}: {kind.__name__} has no such options: {', '.join(options)}") from None
-    raise InvalidQuery(f"field {name!r} is of no known type: {given!r:.100}", hint=f"Known: {', '.join(_TYPES)}.")
+    raise InvalidQuery(
+        f"field {name!r} is of no known type: {given!r:.100}",
+        hint='Tag(), Text(), Numeric(), Boolean(), Timestamp(), or {"type": "TAG"}',
+    )
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,8 @@ class Schema:
     def __post_init__(self) -> None:
         if isinstance(self.prefix, str) or not all(isinstance(p, str) for p in self.prefix):
             raise InvalidQuery("prefix must be a list of names")
+        if not isinstance(self.fields, Mapping):
+            raise InvalidQuery(f"fields must be {{name: Tag(), ...}}, not {self.fields!r:.100}")
         object.__setattr__(self, "prefix", tuple(self.prefix) or (self.index,))
         object.__setattr__(self, "fields", {name: _field(name, given) for name, given in self.fields.items()})
         object.__setattr__(self, "together", tuple(dict.fromkeys(map(self._joined, self.together))))
@@ -129,7 +134,8 @@ class Schema:
         try:
             return cls(**options)
         except TypeError:
-            raise InvalidQuery(f"a schema has index, prefix, fields and together, not {', '.join(map(str, options))}") from None
+            has = ", ".join(map(str, options)) or "nothing"
+            raise InvalidQuery(f"a schema has an index, and may have prefix, fields and together; this has {has}") from None
 
     def declaration(self) -> list[dict[str, Any]]:
         """As the engine is told."""

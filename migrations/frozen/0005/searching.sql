@@ -121,7 +121,10 @@ end $$;
 create or replace function hotmesh_engine.invalid_query(p_message text, p_hint text default null) returns void
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
-  raise exception using errcode = 'HM040', message = p_message, hint = coalesce(p_hint, 'See the fields of the entity''s schema.');
+  if p_hint is null then
+    raise exception using errcode = 'HM040', message = p_message;
+  end if;
+  raise exception using errcode = 'HM040', message = p_message, hint = p_hint;
 end $$;
 
 -- Notes what can be searched: [{"name", "type", "sortable", "config"}, ...]. New fields are added, and
@@ -348,7 +351,14 @@ begin
        when 'BOOLEAN' then hotmesh_engine.bool(p_value) is not null
        when 'TIMESTAMP' then hotmesh_engine.instant(p_value) is not null end, false) then
     perform hotmesh_engine.invalid_query(
-      format('field %s is %s, which cannot be %s', p_field.name, p_field.type, left(coalesce(p_value::text, 'nothing'), 200)));
+      format('field %s is %s, which cannot be %s', p_field.name, p_field.type, left(coalesce(p_value::text, 'nothing'), 200)),
+      case when jsonb_typeof(p_value) = 'array' then 'A list goes with `in`, or with a range: [from, to].'
+           else case p_field.type
+             when 'TAG' then 'A text of at most 1,000 bytes, a number, true or false.'
+             when 'TEXT' then 'A text, a number, true or false.'
+             when 'NUMERIC' then 'A number, or a text such as "2.50".'
+             when 'BOOLEAN' then 'true or false.'
+             when 'TIMESTAMP' then 'ISO 8601 (2026-01-31T12:00:00+00:00), or seconds since 1970.' end end);
   end if;
   r_sql := hotmesh_engine.key_of(p_field.type, format('($1 -> %s)', jsonb_array_length(p_values)));
   p_values := p_values || jsonb_build_array(p_value);
@@ -462,7 +472,10 @@ begin
   if r_entity is null then
     perform hotmesh_engine.invalid_query(
       format('there is no entity %L in namespace %L', left(p_entity, 200), left(p_namespace, 200)),
-      'create_search_index declares one; the first record makes one too.');
+      'There are: ' || coalesce((select string_agg(name, ', ' order by name) from (
+          select e.name from hotmesh_engine.entity e join hotmesh_engine.namespace n using (namespace_id)
+           where n.name = p_namespace order by e.name limit 20) x), 'none')
+      || '. create_search_index declares one; the first record makes one too.');
   end if;
   begin
     v_query := p_query::jsonb;
