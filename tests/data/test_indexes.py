@@ -84,9 +84,9 @@ async def test_a_changed_schema_adds_what_is_new_and_says_what_it_would_drop(dsn
     before = (await old.create_search_index("thing")).created
     assert len(before) == 3 and set(indexes(conn)) == set(before)
     columns = """
-        select attname from pg_attribute
+        select attname, format_type(atttypid, null) from pg_attribute
          where attrelid = 'hotmesh_data.thing'::regclass and attname !~ '^record' order by attnum"""
-    assert conn.execute(columns).fetchall() == [("tag",), ("n",), ("words",)]
+    assert conn.execute(columns).fetchall() == [("tag", "text"), ("n", "text"), ("words", "text")]
 
     new = server(tag="TAG", n="NUMERIC", at="TIMESTAMP")
     report = await new.create_search_index("thing")
@@ -97,7 +97,9 @@ async def test_a_changed_schema_adds_what_is_new_and_says_what_it_would_drop(dsn
     gone = {name for name in before if "_tag_" not in name}
     assert {s.split(".")[-1] for s in report.would_drop if " index " in s} == gone and len(gone) == 2
     assert (await new.create_search_index("thing")).would_drop == report.would_drop, "and it says so again"
-    assert conn.execute(columns).fetchall() == [("tag",), ("n",), ("words",), ("at",)]
+    assert conn.execute(columns).fetchall() == [
+        ("tag", "text"), ("n", "numeric"), ("words", "text"), ("at", "timestamp with time zone"),
+    ]  # fmt: skip
     assert [r.id for r in await new.find_where("thing", [leaf("n", ">", 6), leaf("at", "<", "2026-02-01")], sort="n")] == ["one"]
     assert [r.id for r in await old.find("thing", "@words:words")] == ["one"], "a server with the old schema goes on"
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pyhotmesh import MeshData
+from pyhotmesh import MeshData, Schema, Tag, Text
 from tests.data.plain import RECORDS, SCHEMA, VALUES, fits, key, put
 
 
@@ -101,6 +101,40 @@ async def test_figures_are_those_of_plain_python(dsn: str, conn: psycopg.Connect
             {"tag": "a", "c": 10, "s": 190, "a": 19, "lo": 10, "hi": 28, "d": 10, "m": 19},
             {"tag": "b", "c": 10, "s": 200, "a": 20, "lo": 11, "hi": 29, "d": 10, "m": 20},
         ]
+
+
+async def test_words_are_found_by_their_stems_in_their_language_or_as_they_are(dsn: str, conn: psycopg.Connection[Any]) -> None:
+    schema = Schema("text", fields={"en": Text(), "de": Text(language="german"), "plain": Text(nostem=True)})
+    async with MeshData(dsn, schema) as data:
+        await data.create_search_index("text")
+        english, german = "The runners were running home", "Die Häuser der Straßen"
+        await data.set("text", "one", {"en": english, "de": german, "plain": english})
+        for query, found in (
+            ("@en:run", True), ("@en:runs", True), ("@plain:run", False), ("@plain:running", True), ("@plain:RUNNING", True),
+            ("@de:haus", True), ("@en:haus", False), ('@en:"running homes"', True), ('@plain:"home running"', False),
+            ("@plain:runn*", True), ("run", True), ("-@plain:run", True),
+        ):  # fmt: skip
+            assert await data.count("text", query) == found, query
+        made = conn.execute("select indexdef from pg_indexes where indexname like 'search%' order by 1").fetchall()
+        assert [sorted(c for c in ("english", "german", "simple") if c in d) for (d,) in made] == [
+            ["german"], ["english"], ["simple"],
+        ]  # fmt: skip
+
+
+async def test_records_of_another_namespace_or_entity_are_not_found(dsn: str, conn: psycopg.Connection[Any]) -> None:
+    schema = Schema("one", fields={"tag": Tag()})
+    async with MeshData(dsn, schema) as data:
+        for entity, space in (("one", "default"), ("two", "default"), ("one", "other")):
+            await data.create_search_index(entity, namespace=space)
+            await data.set(entity, f"{entity} of {space}", {"tag": "a"}, namespace=space)
+        for entity, space in (("one", "default"), ("two", "default"), ("one", "other")):
+            own = [f"{entity} of {space}"]
+            assert [r.id for r in await data.find(entity, "@tag:{a}", namespace=space)] == own
+            assert [r.id for r in await data.find_where(entity, sort="tag", namespace=space)] == own
+            assert await data.count(entity, namespace=space) == 1
+            assert await data.aggregate(entity, by=["tag"], namespace=space) == [{"tag": "a", "count": 1}]
+        rows = await data.sql("select record_namespace, record_id from hotmesh_data.one order by 1")
+        assert [tuple(row.values()) for row in rows] == [("default", "one of default"), ("other", "one of other")]
 
 
 async def test_moments_are_those_of_plain_python(conn: psycopg.Connection[Any]) -> None:
