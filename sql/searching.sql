@@ -489,7 +489,7 @@ end $$;
 -- The statements of a search. $1 values, $2 now, $3 fields, $4 limit, $5 offset, $6 where to go on.
 -- r_first: records that have the field that is sorted by (all, if there is none); r_second: those
 -- without, which come last. Sorted by (key, id), as the index is, or by id. Only the page's last record
--- tells its key, for the next page to begin at: a moment takes 8 µs to write, of 25 that a record takes.
+-- tells its key, for the next page to begin at: a moment takes 8 µs to convert (seen: 0.8 ms a page).
 create or replace function hotmesh_engine.find_sql(
   p_namespace text, p_entity text, p_query json, p_sort text, p_descending boolean, p_pick boolean, p_after jsonb,
   out r_first text, out r_second text, out r_values jsonb
