@@ -5,7 +5,7 @@ __version__ = "0.1.0"
 from . import activity, workflow
 from .call import MeshCall
 from .client import Client
-from .data import MeshData, Page, Record
+from .data import MeshData, Page, Record, SyncMeshData
 from .errors import (
     ActivityError,
     ApplicationError,
@@ -68,6 +68,7 @@ __all__ = [
     "SyncClient",
     "SyncHandle",
     "SyncMeshCall",
+    "SyncMeshData",
     "SyncScheduleHandle",
     "Tag",
     "Text",

@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Self
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any, Self, TypeVar
 
 import psycopg
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from . import direct, engine, joined, payloads, starts
-from .connection import configure, connect, conninfo, is_connection_trouble, translate
+from .connection import connect, conninfo, is_connection_trouble, translate
 from .errors import HotMeshError, NotConnected, OutcomeUnknown, WrongLoop
 from .handle import Handle
 from .loop import WorkflowLoop
+from .pool import Pool
 from .results import Results, unwrap
 from .schedule import ScheduleClient
 from .starts import StartRequest
 from .wire import Int8s
 
+T = TypeVar("T")
 Rows = list[Any]  # WorkflowClient has a method of the name
 
 RETRY_FOR = 30.0  # seconds that a call is repeated while the database cannot be reached
-CONNECT_FOR = 5.0  # seconds that one attempt waits for a connection of the pool
 UNKNOWN_AFTER = 0.5  # seconds that a result is awaited before it is asked whether there is such a run
 CHUNK = 1000  # starts per statement of start_many
 
@@ -32,12 +33,13 @@ class Client:
     """A way into one database and namespace. Cheap to make; connects at the first call.
 
     Args:
-        connection: a DSN, a psycopg pool (whose DSN is used), another client, or nothing for
-            ``HOTMESH_DATABASE_URL``. ``embedded:`` starts a private PostgreSQL.
+        connection: a DSN, a psycopg pool (whose DSN is used), another client (whose connections are shared, and
+            stay open until the last that used them is closed), or nothing for ``HOTMESH_DATABASE_URL``.
+            ``embedded:`` starts a private PostgreSQL.
         namespace: workflows of different namespaces do not see each other.
         notification_connection: a DSN for LISTEN, if ``connection`` goes through a pooler (in session mode:
             settings and prepared statements stay with a connection).
-        pool_size: connections at most.
+        pool_size: connections at most, of a client and those that share them.
 
     Every call waits up to 30 s for a database that cannot be reached, then raises ``NotConnected``.
     """
@@ -60,8 +62,7 @@ class Client:
         self.namespace = payloads.check_name(namespace, "namespace")
         if notification_connection or not isinstance(connection, Client):
             self.notification_dsn = conninfo(notification_connection or self.dsn)
-        self._pool_size = pool_size
-        self._pool: AsyncConnectionPool[Any] | None = None
+        self._pool: Pool = connection._pool if isinstance(connection, Client) else Pool(self.dsn, pool_size)
         self._results: Results | None = None
         self._closed = False
         self._loop: asyncio.AbstractEventLoop | None = None  # the one that it was first used in
@@ -83,8 +84,14 @@ class Client:
         if conn is not None:
             await joined.execute(conn, engine.SIGNAL, params)
             return
-        rows = await self._rows(engine.SIGNAL, params, safe=idempotency_key is not None, flush=True)
-        if rows[0][0] == 1:
+
+        async def send(own: Any, lost: bool) -> int:
+            ((answer,),) = await direct.fetch(own, engine.SIGNAL, params)
+            if answer == 2:  # on this connection: another may be to a server that has lost it in a crash
+                await direct.fetch(own, engine.FLUSH, ())
+            return int(answer)
+
+        if await self._repeated(send, safe=idempotency_key is not None) == 1:
             await self._route()
 
     def get_handle(self, workflow_id: str, task_queue: str | None = None, *, run_id: int | None = None) -> Handle:
@@ -93,14 +100,13 @@ class Client:
         return Handle(self, workflow_id, run_id)
 
     async def close(self) -> None:
-        """Closes the client's connections. Who awaits something of it gets ``NotConnected``, as do later calls."""
+        """Closes the client, and its connections if no other shares them. Who awaits something of it gets
+        ``NotConnected``, as do later calls."""
         self._closed = True
         if self._results is not None:
             await self._results.close()
             self._results = None
-        if self._pool is not None:
-            await self._pool.close()
-            self._pool = None
+        await self._pool.leave(self)
 
     async def __aenter__(self) -> Self:
         return self
@@ -127,35 +133,19 @@ class Client:
                 hint="make a Client in each event loop, or use a SyncClient, which threads may share",
             )
 
-    async def _connections(self) -> AsyncConnectionPool[Any]:
-        self._check_open()
-        if self._pool is None:
-            self._pool = AsyncConnectionPool(
-                self.dsn, open=False, min_size=1, max_size=self._pool_size, configure=configure,
-                kwargs={"autocommit": True, "prepare_threshold": 1}, timeout=CONNECT_FOR, name="hotmesh-client",
-                reconnect_timeout=5.0,
-            )  # fmt: skip
-            await self._pool.open()
-        return self._pool
-
-    async def _rows(
-        self, query: str, params: Sequence[Any], *, safe: bool = True, again: Sequence[Any] | None = None, flush: bool = False
-    ) -> Rows:
-        """One call. ``safe``: it may be repeated after a lost reply, then with ``again`` if given. ``flush``: if
-        the answer is 2, what it did is made durable; on its connection, as another may be to a server that has
-        lost it in a crash."""
+    async def _repeated(self, call: Callable[[Any, bool], Awaitable[T]], *, safe: bool = True) -> T:
+        """One call over a connection of the pool. ``safe``: it may be repeated after a lost reply, and is told."""
         deadline = time.monotonic() + RETRY_FOR
         delay = 0.05
-        pool = await self._connections()
+        self._check_open()
+        lost = False
         while True:
             sent = False
             try:
+                pool = await self._pool.opened(self)
                 async with pool.connection() as conn:
                     sent = True
-                    rows = await direct.fetch(conn, query, params)
-                    if flush and rows[0][0] == 2:
-                        await direct.fetch(conn, engine.FLUSH, ())
-                    return rows
+                    return await call(conn, lost)
             except (psycopg.Error, OSError) as error:
                 if not sent:
                     self._check_open()
@@ -172,11 +162,19 @@ class Client:
                     ) from error
                 if time.monotonic() > deadline:
                     raise NotConnected(f"the database cannot be reached: {await self._why(error)}") from error
-                params = again if sent and again is not None else params
                 if sent:
+                    lost = True
                     await pool.check()  # the others of the pool are likely broken too: replaced now, not one by one
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, 2.0)
+
+    async def _rows(self, query: str, params: Sequence[Any], *, safe: bool = True, again: Sequence[Any] | None = None) -> Rows:
+        """One statement; ``again``: its parameters when it is repeated after a lost reply."""
+
+        def call(conn: Any, lost: bool) -> Awaitable[Rows]:
+            return direct.fetch(conn, query, again if lost and again is not None else params)
+
+        return await self._repeated(call, safe=safe)
 
     async def _why(self, error: Exception) -> str:
         """The pool knows only that it has no connection; one more attempt tells what the server or the network says."""

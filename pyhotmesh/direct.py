@@ -46,13 +46,20 @@ async def fetch(conn: AsyncConnection[Any], query: str, params: Sequence[Any]) -
         prepared: dict[tuple[bytes, Any], bytes] = conn.__dict__.setdefault("_hotmesh_prepared", {})
         key = text, types
         name = prepared.get(key)
+        if name is not None:
+            pgconn.send_query_prepared(name, values, transformer.formats, pq.Format.BINARY)
+            try:
+                result = await _result(conn, pgconn)
+            except psycopg.errors.InvalidSqlStatementName:  # discarded, by a query in SQL; nothing has been executed
+                prepared.clear()
+                name = None
         if name is None:
             name = f"hotmesh_{len(prepared)}".encode()
             pgconn.send_prepare(name, text, types)
             await _result(conn, pgconn)
             prepared[key] = name
-        pgconn.send_query_prepared(name, values, transformer.formats, pq.Format.BINARY)
-        result = await _result(conn, pgconn)
+            pgconn.send_query_prepared(name, values, transformer.formats, pq.Format.BINARY)
+            result = await _result(conn, pgconn)
     transformer.set_pgresult(result)
     return transformer.load_rows(0, result.ntuples, tuple)
 

@@ -7,7 +7,7 @@ in which they are made; await them, or ``gather`` several.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Iterable, Mapping
 from typing import Any
 
 from . import payloads
@@ -18,6 +18,13 @@ from .replay import Instance
 def field_name(name: Any) -> str:
     """A field's name, as documents hold it."""
     return payloads.check_name(name, "field")
+
+
+def field_names(names: Any, what: str = "fields") -> list[str]:
+    """Names of fields, as they are asked for."""
+    if isinstance(names, str | bytes) or not isinstance(names, Iterable):
+        raise PayloadError(what, f"must be a list of names, not {names!r:.100}")
+    return [field_name(name) for name in names]
 
 
 def number(value: Any) -> int | float:

@@ -9,18 +9,21 @@ snapshot, for which the build would wait in turn. Then they find that all is the
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import dataclass
 from typing import Any
 
 import psycopg
 
 from .. import engine
-from ..connection import connect, translate
+from ..connection import connect, is_connection_trouble, translate
+from ..errors import NotConnected
 from .query import encode
 from .schema import Schema
 
 Plan = list[tuple[str, str, str, str, bool]]
 _PATIENCE = 0.05  # seconds between looks for the lock
+_RETRY_FOR = 30.0  # seconds that it begins again while the database cannot be reached
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,20 @@ class IndexReport:
 
 
 async def create(dsn: str, namespace: str, entity: str, schema: Schema) -> IndexReport:
-    """See ``MeshData.create_search_index``."""
+    """See ``MeshData.create_search_index``. Begins again if the connection is lost, for 30 s."""
+    deadline = time.monotonic() + _RETRY_FOR
+    while True:
+        try:
+            return await _create(dsn, namespace, entity, schema)
+        except (psycopg.Error, OSError) as error:
+            if isinstance(error, psycopg.Error) and not is_connection_trouble(error):
+                raise translate(error) from error
+            if time.monotonic() > deadline:
+                raise NotConnected(f"the database cannot be reached: {str(error).strip()}") from error
+            await asyncio.sleep(0.5)
+
+
+async def _create(dsn: str, namespace: str, entity: str, schema: Schema) -> IndexReport:
     conn = await connect(dsn)
     try:
         await conn.execute("select set_config('statement_timeout', '0', false), set_config('lock_timeout', '0', false)")
@@ -59,8 +75,6 @@ async def create(dsn: str, namespace: str, entity: str, schema: Schema) -> Index
             # Not before autovacuum comes by would PostgreSQL know what the values are like.
             await conn.execute(engine.ANALYZE_RECORDS)
         await conn.execute(engine.MAKE_VIEW, (entity_id,))
-    except psycopg.Error as error:
-        raise translate(error) from error
     finally:
         await conn.close()
     return IndexReport(
@@ -70,7 +84,7 @@ async def create(dsn: str, namespace: str, entity: str, schema: Schema) -> Index
 
 
 async def _plan(conn: Any, entity_id: int, schema: Schema) -> Plan:
-    rows: Plan = await _rows(conn, engine.INDEX_PLAN, (entity_id, list(schema.fields)))
+    rows: Plan = await _rows(conn, engine.INDEX_PLAN, (entity_id, list(schema.fields), encode(schema.together)))
     return rows
 
 

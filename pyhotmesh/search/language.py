@@ -10,14 +10,16 @@ Words without a field are looked for in every text field. A backslash takes the 
 
 from __future__ import annotations
 
+import re
+from decimal import Decimal
 from typing import Any, Final
 
 from lark import Lark, Token, Transformer
-from lark.exceptions import LarkError, UnexpectedInput, VisitError
+from lark.exceptions import UnexpectedInput, UnexpectedToken, VisitError
 
 from ..errors import InvalidQuery
 from .query import Tree
-from .schema import Schema
+from .schema import Boolean, Schema, Tag, Text
 
 GRAMMAR: Final = r"""
     start: "*" -> everything
@@ -30,10 +32,9 @@ GRAMMAR: Final = r"""
          | "@" NAME ":" "{" tag ("|" tag)* "}" -> tags
          | "@" NAME ":" "[" bound ","? bound "]" -> range
          | "@" NAME ":" words -> field
-         | words -> anywhere
+         | (STRING | WORD) -> anywhere
 
-    words: STRING -> phrase
-         | WORD -> word
+    words: (STRING | WORD) -> word
          | "(" alternative ("|" alternative)* ")" -> alternatives
     alternative: (STRING | WORD)+
     tag: (STRING | WORD | NUMBER)+
@@ -43,20 +44,20 @@ GRAMMAR: Final = r"""
     NAME: /[A-Za-z_][A-Za-z0-9_]*/
     INFINITY.4: /[+-]?inf/
     MOMENT.3: /\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d:?\d\d)?)?/
-    NUMBER.2: /[+-]?\d+(\.\d+)?([eE][+-]?\d+)?(?![\w.])/
+    NUMBER.2: /[+-]?\d+(\.\d+)?([eE][+-]?\d+)?(?=[\s,\]|}]|$)/
     STRING: /"(\\.|[^"\\])*"/
     WORD: /(\\.|[^\s\\"'(){}\[\]|@:,*~%-])(\\.|[^\s\\"'(){}\[\]|@:,*~%])*\*?/
     %ignore /\s+/
 """
 
 _MOST: Final = 5_000  # characters of a query
-_parser = Lark(GRAMMAR, parser="earley", ambiguity="resolve", lexer="dynamic")
+_parser = Lark(GRAMMAR, parser="lalr")
 
 
 def parse(text: str, schema: Schema) -> Tree:
     """The tree of a query. ``InvalidQuery`` says where it cannot be read."""
     if not isinstance(text, str):
-        raise InvalidQuery(f"a query must be text, this is {type(text).__name__}")
+        raise InvalidQuery(f"a query must be text, this is {type(text).__name__}", hint="find_where takes lists of conditions")
     if len(text) > _MOST:
         raise InvalidQuery(f"the query has {len(text)} characters, at most {_MOST}")
     if not text.strip():
@@ -64,8 +65,9 @@ def parse(text: str, schema: Schema) -> Tree:
     try:
         tree: Tree = _Builder(schema).transform(_parser.parse(text))
     except UnexpectedInput as error:
-        at = int(getattr(error, "pos_in_stream", None) or 0)
-        at = len(text) if at < 0 else at
+        if isinstance(error, UnexpectedToken) and error.token.type == "$END":
+            raise InvalidQuery(f"the query ends where something is missing: {text[-40:]!r}") from None
+        at = int(error.pos_in_stream or 0)
         raise InvalidQuery(
             f"the query cannot be read at character {at + 1}: {text[max(0, at - 20) : at + 20]!r}",
             hint=r"""quote text, or put a backslash before a sign: @first:"O'Neil" @mail:{a\@b}""",
@@ -74,8 +76,8 @@ def parse(text: str, schema: Schema) -> Tree:
         if isinstance(error.orig_exc, InvalidQuery):
             raise error.orig_exc from None
         raise
-    except (LarkError, RecursionError):
-        raise InvalidQuery(f"the query cannot be read: {text[:100]!r}") from None
+    except RecursionError:
+        raise InvalidQuery(f"the query is nested too deeply: {text[:40]!r}") from None
     return tree
 
 
@@ -84,15 +86,17 @@ def _plain(token: Token) -> tuple[str, bool]:
     raw = str(token)
     if token.type == "STRING":
         raw = raw[1:-1]
-    begins = raw.endswith("*") and not raw.endswith("\\*")
-    out, escaped = [], False
-    for sign in raw[:-1] if begins else raw:
-        if sign == "\\" and not escaped:
-            escaped = True
-            continue
-        out.append(sign)
-        escaped = False
-    return "".join(out), begins
+    signs = re.findall(r"\\.|.", raw, re.DOTALL)
+    begins = signs[-1:] == ["*"]
+    return "".join(sign[-1] for sign in signs[: len(signs) - begins]), begins
+
+
+def _number(text: str) -> int | float | str:
+    """A number's value; text where a float would have lost digits, which the engine counts as a number too."""
+    if text.lstrip("+-").isdigit():
+        return int(text)
+    value = float(text)
+    return text.lstrip("+") if "e" not in text.lower() and Decimal(text) != Decimal(repr(value)) else value
 
 
 def _condition(field: str, operator: str, value: Any) -> Tree:
@@ -143,12 +147,7 @@ class _Builder(Transformer[Token, Any]):
     def bound(self, tokens: list[Token]) -> tuple[bool, Any]:
         token = tokens[-1]
         if token.type == "NUMBER":
-            text = str(token)
-            try:
-                value: Any = int(text)
-            except ValueError:
-                value = float(text)
-            return len(tokens) == 2, value
+            return len(tokens) == 2, _number(str(token))
         return len(tokens) == 2, str(token) if token.type != "STRING" else _plain(token)[0]
 
     def range(self, parts: list[Any]) -> Tree:
@@ -156,9 +155,6 @@ class _Builder(Transformer[Token, Any]):
         low = None if low == "-inf" else low
         high = None if high in ("inf", "+inf") else high
         return _condition(str(name), f"{'(' if low_open else '['}{')' if high_open else ']'}", [low, high])
-
-    def phrase(self, tokens: list[Token]) -> list[tuple[str, bool]]:
-        return [_plain(tokens[0])]
 
     def word(self, tokens: list[Token]) -> list[tuple[str, bool]]:
         return [_plain(tokens[0])]
@@ -176,9 +172,15 @@ class _Builder(Transformer[Token, Any]):
         fields = self._schema.texts()
         if not fields:
             raise InvalidQuery("words without a field need a Text field in the schema", hint="@field:{tag}, @field:[1 2]")
-        return _any([self._words(field, parts[0]) for field in fields])
+        return _any([_match(field, *_plain(parts[0])) for field in fields])
 
     def _words(self, field: str, found: list[Any]) -> Tree:
+        known = self._schema.fields.get(field)
+        if known is not None and known.type != Text.type:
+            raise InvalidQuery(
+                f"words are looked for in Text fields, and {field!r} is {known.type}",
+                hint=f"@{field}:{{value}}" if known.type in (Tag.type, Boolean.type) else f"@{field}:[from to]",
+            )
         if found and isinstance(found[0], list):
             return _any([_all([_match(field, *word) for word in words]) for words in found])
         return _match(field, *found[0])

@@ -45,7 +45,8 @@ def conditions(query: Any, depth: int = 0) -> Tree:
 
 def _many(parts: Any, depth: int) -> list[Tree]:
     if not isinstance(parts, Sequence) or isinstance(parts, str | bytes):
-        raise InvalidQuery(f"conditions must be a list, this is {parts!r:.100}")
+        hint = "find takes the FT.SEARCH language" if isinstance(parts, str) else None
+        raise InvalidQuery(f"conditions must be a list, this is {parts!r:.100}", hint=hint)
     return [conditions(part, depth + 1) for part in parts]
 
 

@@ -78,27 +78,54 @@ def _field(name: str, given: Any) -> Field:
                 return kind(**options)
             except TypeError:
                 raise InvalidQuery(f"field {name!r}: {kind.__name__} has no such options: {', '.join(options)}") from None
-    raise InvalidQuery(f"field {name!r} is of no known type: {given!r:.100}", hint=f"Known: {', '.join(_TYPES)}.")
+    raise InvalidQuery(
+        f"field {name!r} is of no known type: {given!r:.100}",
+        hint='Tag(), Text(), Numeric(), Boolean(), Timestamp(), or {"type": "TAG"}',
+    )
 
 
 @dataclass(frozen=True)
 class Schema:
     """An index's name, the entities that it is for (``prefix``; by default that of its name), and its fields:
-    ``Tag()``, ``Text()``, ... or their dict form ``{"type": "TAG", "sortable": False}``."""
+    ``Tag()``, ``Text()``, ... or their dict form ``{"type": "TAG", "sortable": False}``.
+
+    Each field has an index of its own; of several conditions, one index finds and the others filter what it found.
+    ``together=[("city", "created")]`` makes one more index of both: records of one city within a range of
+    ``created``, or sorted by it, are then read as they stand there, however many the city has. Two or three
+    fields; those that are compared by ``=`` stand first. Every change of a record keeps every index up to date.
+    """
 
     index: str
     prefix: Sequence[str] = ()
     fields: Mapping[str, Any] = field(default_factory=dict)
+    together: Sequence[Sequence[str]] = ()
 
     def __post_init__(self) -> None:
         if isinstance(self.prefix, str) or not all(isinstance(p, str) for p in self.prefix):
             raise InvalidQuery("prefix must be a list of names")
+        if not isinstance(self.fields, Mapping):
+            raise InvalidQuery(f"fields must be {{name: Tag(), ...}}, not {self.fields!r:.100}")
         object.__setattr__(self, "prefix", tuple(self.prefix) or (self.index,))
         object.__setattr__(self, "fields", {name: _field(name, given) for name, given in self.fields.items()})
+        object.__setattr__(self, "together", tuple(dict.fromkeys(map(self._joined, self.together))))
+
+    def _joined(self, names: Any) -> tuple[str, ...]:
+        if isinstance(names, str) or not isinstance(names, Sequence) or not all(isinstance(n, str) for n in names):
+            raise InvalidQuery(f"together must be a list of tuples of fields, not of {names!r:.100}")
+        for name in names:
+            if name not in self.fields:
+                raise InvalidQuery(f"together names {name!r:.100}, which is no field", hint=f"Fields: {', '.join(self.fields)}.")
+        found = [self.fields[name] for name in names]
+        if any(f.type == Text.type and not f.sortable for f in found):
+            raise InvalidQuery(f"together {names!r:.100} has a Text that is not sortable", hint="Text(sortable=True), or a Tag.")
+        # All that a btree holds of a record are 2,700 bytes; a tag has up to 1,000, a number 340.
+        if not 2 <= len(set(names)) == len(names) <= 3 or sum(f.type in (Tag.type, Text.type) for f in found) > 2:
+            raise InvalidQuery(f"together takes two or three fields, at most two of them Tag or Text, not {names!r:.100}")
+        return tuple(names)
 
     @classmethod
     def of(cls, given: Schema | Mapping[str, Any]) -> Schema:
-        """A schema, or its dict form: ``{"index", "prefix", "fields"}`` (or ``"schema"`` for the fields)."""
+        """A schema, or its dict form: ``{"index", "prefix", "fields", "together"}`` (or ``"schema"`` for the fields)."""
         if isinstance(given, Schema):
             return given
         options = dict(given)
@@ -107,7 +134,8 @@ class Schema:
         try:
             return cls(**options)
         except TypeError:
-            raise InvalidQuery(f"a schema has index, prefix and fields, not {', '.join(map(str, options))}") from None
+            has = ", ".join(map(str, options)) or "nothing"
+            raise InvalidQuery(f"a schema has an index, and may have prefix, fields and together; this has {has}") from None
 
     def declaration(self) -> list[dict[str, Any]]:
         """As the engine is told."""

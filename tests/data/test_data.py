@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,7 +12,17 @@ import psycopg
 import pytest
 from psycopg.types.json import Json
 
-from pyhotmesh import MeshData, RecordError, Schema, Tag, WorkflowFailed, WorkflowInterrupted, WorkflowNotFound, workflow
+from pyhotmesh import (
+    MeshData,
+    RecordError,
+    Schema,
+    SyncMeshData,
+    Tag,
+    WorkflowFailed,
+    WorkflowInterrupted,
+    WorkflowNotFound,
+    workflow,
+)
 
 SCHEMA = Schema("user", fields={"active": Tag(), "plan": Tag()})
 
@@ -189,3 +201,29 @@ async def test_a_user_is_executed_and_found_by_lists_by_text_and_by_sql(dsn: str
         begun = "select count(distinct xmin::text) from (select xmin from hotmesh_engine.run union all"
         begun += " select xmin from hotmesh_engine.record_change where version = 1) x"
         assert conn.execute(begun.encode()).fetchone() == (1,), "the record began in the transaction that started the run"
+
+
+def test_a_blocking_program_has_the_same_calls(dsn: str) -> None:
+    with SyncMeshData(dsn, SCHEMA) as data:
+        assert len(data.create_search_index("user").created) == 2
+        data.connect("user", user, hooks=[upgrade])
+        assert data.exec("user", ["James"], id="jim", ttl="infinity") == "Welcome, James."
+        assert data.hook("user", "jim", upgrade, ["gold"]).startswith("user:jim:")
+        while data.get("user", "jim", ["plan"]) != {"plan": "gold"}:
+            time.sleep(0.01)
+        assert [r.id for r in data.find_where("user", [{"field": "plan", "is": "=", "value": "gold"}])] == ["jim"]
+        assert [r.id for r in data.find("user", "@active:{yes}")] == ["jim"] and data.count("user", "@plan:{gold}") == 1
+        data.set("user", "ann", {"active": "no", "n": 1})
+        assert data.incr("user", "ann", "n", 2) == 3 and data.delete("user", "ann", ["n"]) == 1
+        assert data.aggregate("user", by=["active"]) == [{"active": "no", "count": 1}, {"active": "yes", "count": 1}]
+        assert data.sql('select record_id from hotmesh_data."user" where active = %s', ("no",)) == [{"record_id": "ann"}]
+        assert "Index Name" in str(data.explain("user", "@active:{no}"))
+        waiting = threading.Thread(target=lambda: data.exec("user", ["wait"], id="w"))
+        waiting.start()
+        while data.get("user", "w") is None:
+            time.sleep(0.01)
+        data.signal("go")
+        waiting.join()
+        with pytest.raises(WorkflowNotFound):
+            data.interrupt("user", "w")
+        assert data.flush("user", "ann") and data.get("user", "ann") is None

@@ -1,12 +1,9 @@
-"""Searches find what a plain filter finds, through indexes, and nothing gets in through any of their words."""
+"""Searches find what a plain filter finds, sort and page as it does, and their figures are its figures."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-import re
 from datetime import UTC, datetime, timedelta, timezone
-from fractions import Fraction
 from typing import Any
 
 import psycopg
@@ -14,88 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pyhotmesh import MeshData, Schema
-
-SCHEMA = Schema.of(
-    {
-        "index": "thing",
-        "fields": {
-            "tag": {"type": "TAG"},
-            "words": {"type": "TEXT", "nostem": True, "sortable": True},
-            "n": {"type": "NUMERIC", "sortable": True},
-            "yes": {"type": "BOOLEAN"},
-            "at": {"type": "TIMESTAMP"},
-        },
-    }
-)
-WORDS = ["jo", "john", "joan", "ann", "x"]
-NUMBERS = st.one_of(st.integers(-5, 5), st.sampled_from([0.5, -0.0, 1.0, 1e20, 1e-7, 2**53 + 1, 2**53, "2.50"]))
-MOMENTS = st.sampled_from(
-    ["2026-01-01", "2026-01-01T00:00:00+00:00", "2026-01-01T02:00:00+01:00", "1999-12-31T23:59:59.5Z", 0, 1e9]
-)
-# What is there but cannot be converted is no value, and no reason to refuse the record.
-JUNK: dict[str, list[Any]] = {
-    "n": ["1e", "twelve", [], True, "9" * 700],
-    "at": ["2026-02-30", "soon", {}, 1e300],
-    "yes": ["maybe", 1],
-    "tag": [[1], "x" * 2000],
-}
-VALUES: dict[str, Any] = {
-    "tag": st.sampled_from(["a", "ab", "b c", "é", "", True, 1]),
-    "words": st.lists(st.sampled_from(WORDS), min_size=1, max_size=3).map(" ".join),
-    "n": NUMBERS,
-    "yes": st.booleans(),
-    "at": MOMENTS,
-}
-OPTIONAL = {k: st.one_of(v, st.none(), st.sampled_from(JUNK.get(k, ["x"]))) for k, v in VALUES.items()}
-RECORDS = st.lists(st.fixed_dictionaries({}, optional=OPTIONAL), min_size=1, max_size=8)
-
-
-def key(field: str, value: Any) -> Any:
-    """What a value is compared by; None: nothing."""
-    if value is None or any(type(j) is type(value) and j == value for j in JUNK.get(field, [])):
-        return None
-    if field in ("tag", "words"):
-        return value if isinstance(value, str) else json.dumps(value)
-    if field == "n":
-        return Fraction(str(value))
-    if field == "yes":
-        return value
-    if isinstance(value, int | float):
-        return float(value)
-    found = datetime.fromisoformat(value.replace("Z", "+00:00"))
-    return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
-
-
-def fits(record: dict[str, Any], query: Any) -> bool:
-    if isinstance(query, list):
-        return all(fits(record, q) for q in query)
-    if "and" in query:
-        return all(fits(record, q) for q in query["and"])
-    if "or" in query:
-        return any(fits(record, q) for q in query["or"])
-    if "not" in query:
-        return not fits(record, query["not"])
-    field, operator, value = query["field"], query["is"], query["value"]
-    mine = key(field, record.get(field))
-    if operator == "!=":
-        return not fits(record, {**query, "is": "="})
-    if operator == "in":
-        return any(fits(record, {**query, "is": "=", "value": v}) for v in value)
-    if mine is None:
-        return False
-    if operator == "match":
-        return f" {value} " in f" {mine} "
-    if operator == "prefix" and field == "words":
-        return any(word.startswith(value) for word in mine.split())
-    if operator == "prefix":
-        return bool(mine.startswith(value))
-    if operator in ("[]", "[)", "(]", "()"):
-        low, high = (key(field, v) for v in value)
-        above = low is None or mine > low or (operator[0] == "[" and mine == low)
-        return above and (high is None or mine < high or (operator[1] == "]" and mine == high))
-    other = key(field, value)
-    return {"=": mine == other, "<": mine < other, "<=": mine <= other, ">": mine > other, ">=": mine >= other}[operator]
+from pyhotmesh import MeshData, Schema, Tag, Text
+from tests.data.plain import RECORDS, SCHEMA, VALUES, fits, key, put
 
 
 @st.composite
@@ -127,15 +44,6 @@ QUERIES = st.recursive(
     ),
     max_leaves=5,
 )  # fmt: skip
-
-
-def put(conn: psycopg.Connection[Any], entity: int, records: list[dict[str, Any]]) -> None:
-    conn.execute("delete from hotmesh_engine.record where entity_id = %s", (entity,))
-    conn.cursor().executemany(
-        "insert into hotmesh_engine.record (entity_id, version, created_at, updated_at, id, data)"
-        " values (%s, 1, now(), now(), %s, %s)",
-        [(entity, f"r{i}", json.dumps(r)) for i, r in enumerate(records)],
-    )
 
 
 @pytest.mark.limit(120)
@@ -195,48 +103,38 @@ async def test_figures_are_those_of_plain_python(dsn: str, conn: psycopg.Connect
         ]
 
 
-@pytest.mark.limit(90)
-async def test_typical_queries_use_their_index_and_twenty_callers_make_it_once(dsn: str, conn: psycopg.Connection[Any]) -> None:
-    async with MeshData(dsn, SCHEMA) as data:
-        reports = await asyncio.gather(*[data.create_search_index("thing") for _ in range(20)])
-        assert sum(len(r.created) for r in reports) == 6
-        (entity,) = conn.execute("select entity_id from hotmesh_engine.entity where name = 'thing'").fetchone() or (0,)
-        conn.execute(
-            "insert into hotmesh_engine.record (entity_id, version, created_at, updated_at, id, data)"
-            " select %s, 1, now(), now(), 'r' || i, jsonb_build_object('tag', 't' || i %% 2000, 'n', i, 'words', 'w' || i,"
-            " 'yes', i %% 10 > 0, 'at', timestamptz '2026-01-01' + i * interval '20 minutes')"
-            " from generate_series(1, 20000) i",
-            (entity,),
-        )
-        conn.execute("analyze hotmesh_engine.record")
-        for query, sort, index in (
-            ([{"field": "tag", "is": "=", "value": "t7"}], None, "tag_tag"),
-            ([{"field": "tag", "is": "prefix", "value": "t199"}], "tag", "tag_tag"),
-            ([{"field": "n", "is": "[]", "value": [100, 200]}], "n", "n_num"),
-            ([], "-n", "n_num"),
-            ([{"field": "tag", "is": "=", "value": "t7"}, {"field": "n", "is": "<", "value": 15000}], "n", "tag_tag"),
-            ([{"field": "yes", "is": "=", "value": True}, {"field": "n", "is": "[]", "value": [7, 90]}], "n", "n_num"),
-            ([{"field": "at", "is": ">=", "value": "2026-06-01"}], "-at", "at_tim"),
-            ("@words:w77", None, r"words_[0-9a-f]{3}"),
-            ([{"field": "words", "is": "=", "value": "w77"}], None, "words_tex"),
-        ):
-            plan = json.dumps(await data.explain("thing", query, sort=sort))
-            assert re.search(rf'"Index Name": "search_{entity}_{index}"', plan), plan
-        deep = (await data.find_where("thing", [{"field": "n", "is": ">", "value": 9000}], sort="n", size=5)).next
-        plan = json.dumps(await data.explain("thing", sort="n", after=deep))
-        assert re.search(rf'"Index Name": "search_{entity}_n_num"', plan) and '"Sort"' not in plan, plan
-        assert [dict(r)["n"] for r in await data.find_where("thing", sort="n", after=deep, size=2)] == [9006, 9007]
-        rows = await data.sql("""explain (format json) select * from hotmesh_data.thing where tag = 't7'""")
-        assert f"search_{entity}_tag_tag" in json.dumps(rows)
+async def test_words_are_found_by_their_stems_in_their_language_or_as_they_are(dsn: str, conn: psycopg.Connection[Any]) -> None:
+    schema = Schema("text", fields={"en": Text(), "de": Text(language="german"), "plain": Text(nostem=True)})
+    async with MeshData(dsn, schema) as data:
+        await data.create_search_index("text")
+        english, german = "The runners were running home", "Die Häuser der Straßen"
+        await data.set("text", "one", {"en": english, "de": german, "plain": english})
+        for query, found in (
+            ("@en:run", True), ("@en:runs", True), ("@plain:run", False), ("@plain:running", True), ("@plain:RUNNING", True),
+            ("@de:haus", True), ("@en:haus", False), ('@en:"running homes"', True), ('@plain:"home running"', False),
+            ("@plain:runn*", True), ("run", True), ("-@plain:run", True),
+        ):  # fmt: skip
+            assert await data.count("text", query) == found, query
+        made = conn.execute("select indexdef from pg_indexes where indexname like 'search%' order by 1").fetchall()
+        assert [sorted(c for c in ("english", "german", "simple") if c in d) for (d,) in made] == [
+            ["german"], ["english"], ["simple"],
+        ]  # fmt: skip
 
-        conn.execute(
-            "update pg_index set indisvalid = false where indexrelid = %s::regclass", (f"hotmesh_engine.search_{entity}_n_num",)
-        )
-        assert (await data.create_search_index("thing")).repaired == (f"search_{entity}_n_num",)
-        again = await MeshData(dsn, Schema("thing", fields={"n": {"type": "NUMERIC"}})).create_search_index("thing")
-        assert not again.created and len(again.kept) == 1
-        dropped = [statement.split()[1] for statement in again.would_drop]
-        assert dropped == ["index"] * 5 + ["statistics"] * 5
+
+async def test_records_of_another_namespace_or_entity_are_not_found(dsn: str, conn: psycopg.Connection[Any]) -> None:
+    schema = Schema("one", fields={"tag": Tag()})
+    async with MeshData(dsn, schema) as data:
+        for entity, space in (("one", "default"), ("two", "default"), ("one", "other")):
+            await data.create_search_index(entity, namespace=space)
+            await data.set(entity, f"{entity} of {space}", {"tag": "a"}, namespace=space)
+        for entity, space in (("one", "default"), ("two", "default"), ("one", "other")):
+            own = [f"{entity} of {space}"]
+            assert [r.id for r in await data.find(entity, "@tag:{a}", namespace=space)] == own
+            assert [r.id for r in await data.find_where(entity, sort="tag", namespace=space)] == own
+            assert await data.count(entity, namespace=space) == 1
+            assert await data.aggregate(entity, by=["tag"], namespace=space) == [{"tag": "a", "count": 1}]
+        rows = await data.sql("select record_namespace, record_id from hotmesh_data.one order by 1")
+        assert [tuple(row.values()) for row in rows] == [("default", "one of default"), ("other", "one of other")]
 
 
 async def test_moments_are_those_of_plain_python(conn: psycopg.Connection[Any]) -> None:

@@ -8,7 +8,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from pyhotmesh import Client, NotConnected, SchemaVersionError, Worker, client, connection, engine, migrate
+from pyhotmesh import Client, NotConnected, SchemaVersionError, Worker, client, connection, engine, migrate, pool
 from tests.reliability.kit import serve
 
 
@@ -36,7 +36,7 @@ async def test_a_worker_refuses_an_older_schema_and_serves_a_newer_one(empty_dsn
 
 async def test_a_client_says_why_it_has_no_connection(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "RETRY_FOR", 0.0)
-    monkeypatch.setattr(client, "CONNECT_FOR", 0.3)
+    monkeypatch.setattr(pool, "CONNECT_FOR", 0.3)
     async with Client(make_conninfo(dsn, dbname="nowhere")) as astray:
         with pytest.raises(NotConnected, match='database "nowhere" does not exist'):
             await astray.signal("k")

@@ -1,0 +1,73 @@
+"""What a person reads who got a search wrong: what it is, and what to write instead."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from pyhotmesh import HotMeshError, InvalidQuery, MeshData, Numeric, Schema, Tag, Text, Timestamp
+from tests.data.plain import leaf
+
+FIELDS = {"active": Tag(), "first": Text(), "created": Numeric(sortable=True), "at": Timestamp()}
+CALLS: list[tuple[Callable[[MeshData], Awaitable[Any]], str]] = [
+    (
+        lambda d: d.find_where("user", [leaf("activ", "=", 1)]),
+        "no field 'activ' to search (Declared: active, first, created, at.",
+    ),
+    (lambda d: d.find_where("user", [leaf("active", "==", 1)]), "active is TAG, which has no operator '==' (Known: = != in;"),
+    (
+        lambda d: d.find_where("user", [leaf("created", ">", "soon")]),
+        'NUMERIC, which cannot be "soon" (A number, or a text such as',
+    ),
+    (lambda d: d.find_where("user", [leaf("at", ">", "soon")]), 'TIMESTAMP, which cannot be "soon" (ISO 8601'),
+    (lambda d: d.find_where("user", [leaf("active", "=", ["a", "b"])]), "(A list goes with `in`, or with a range"),
+    (lambda d: d.find_where("user", [leaf("created", ">", None)]), "field created: > needs a value"),
+    (lambda d: d.find_where("user", [{"field": "active", "value": 1}]), '({"field", "is", "value"}, {"and": [...]}'),
+    (lambda d: d.find_where("user", "@active:{yes}"), "(find takes the FT.SEARCH language)"),
+    (lambda d: d.find_where("user", fields="first"), "fields: must be a list of names, not 'first'"),
+    (lambda d: d.find_where("user", sort="first"), "not sortable (Declare it with sortable=True.)"),
+    (lambda d: d.find_where("usr"), "no entity 'usr' in namespace 'default' (There are: plain, user."),
+    (lambda d: d.find_where("plain", [leaf("a", "=", 1)]), "no field 'a' to search (Declared: none. See create_search_index.)"),
+    (lambda d: d.find("user", [leaf("active", "=", 1)]), "(find_where takes lists of conditions)"),
+    (lambda d: d.find("user", "@active:yes"), "'active' is TAG (@active:{value})"),
+    (lambda d: d.find("user", "@created:yes"), "'created' is NUMERIC (@created:[from to])"),
+    (lambda d: d.get("user", "jim", fields="first"), "fields: must be a list of names, not 'first'"),
+    (lambda d: d.delete("user", "jim", "first"), "fields: must be a list of names, not 'first'"),
+    (
+        lambda d: d.aggregate("user", figures={"s": ("sum", "active")}),
+        "no 'sum' of active, which is TAG (count and distinct of any",
+    ),
+    (lambda d: d.sql("select * from hotmesh_data.usr"), "(create_search_index makes the view of an entity)"),
+    (lambda d: d.sql("select 1 where 'a' like 'a%'"), "%% for a percent sign)"),
+    (lambda d: d.sql("selec 1"), 'the query was refused: syntax error at or near "selec"'),
+    (lambda d: MeshData(d.client).create_search_index("user"), "no schema to make indexes of (MeshData(connection, schema))"),
+]
+
+
+async def test_messages_say_what_to_write_instead(dsn: str) -> None:
+    async with MeshData(dsn, Schema("user", fields=FIELDS)) as data:
+        await data.create_search_index("user")
+        await data.set("user", "jim", {"active": "yes"})
+        await data.set("plain", "jim", {"a": 1})
+        for number, (call, message) in enumerate(CALLS):
+            with pytest.raises(HotMeshError, match=re.escape(message)):
+                pytest.fail(f"number {number} of CALLS gave {await call(data)!r}")
+
+
+@pytest.mark.parametrize(
+    ("schema", "message"),
+    [
+        ({"index": "u", "fields": {"a": {"type": "TAGG"}}}, "field 'a' is of no known type"),
+        ({"index": "u", "fields": {"a": Tag}}, "(Tag(), Text(), Numeric(), Boolean(), Timestamp(),"),
+        ({"index": "u", "fields": {"a": {"type": "TAG", "nostem": True}}}, "Tag has no such options: nostem"),
+        ({"index": "u", "fields": ["a"]}, "fields must be {name: Tag(), ...}"),
+        ({"index": "u", "prefix": "u"}, "prefix must be a list of names"),
+        ({"fields": {}}, "a schema has an index, and may have prefix, fields and together; this has fields"),
+    ],
+)
+def test_a_schema_that_is_none_is_refused_when_it_is_made(schema: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidQuery, match=re.escape(message)):
+        Schema.of(schema)
