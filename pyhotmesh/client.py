@@ -11,7 +11,7 @@ import psycopg
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from . import direct, engine, joined, payloads, starts
-from .connection import configure, connect, conninfo, is_connection_trouble, translate
+from .connection import configure, connect, conninfo, is_connection_trouble, refusal, translate
 from .errors import HotMeshError, NotConnected, OutcomeUnknown, WrongLoop
 from .handle import Handle
 from .loop import WorkflowLoop
@@ -24,6 +24,7 @@ Rows = list[Any]  # WorkflowClient has a method of the name
 
 RETRY_FOR = 30.0  # seconds that a call is repeated while the database cannot be reached
 CONNECT_FOR = 5.0  # seconds that one attempt waits for a connection of the pool
+FIRST_FOR = 0.3  # the same before there was any: the pool knows of no refusal, so the server is asked soon
 UNKNOWN_AFTER = 0.5  # seconds that a result is awaited before it is asked whether there is such a run
 CHUNK = 1000  # starts per statement of start_many
 
@@ -39,7 +40,8 @@ class Client:
             settings and prepared statements stay with a connection).
         pool_size: connections at most.
 
-    Every call waits up to 30 s for a database that cannot be reached, then raises ``NotConnected``.
+    Every call waits up to 30 s for a database that cannot be reached, then raises ``NotConnected``; at once if
+    the first connection is refused for good (no such database or role, a wrong password).
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class Client:
         self._pool: AsyncConnectionPool[Any] | None = None
         self._results: Results | None = None
         self._closed = False
+        self._reached = False  # there has been a connection
         self._loop: asyncio.AbstractEventLoop | None = None  # the one that it was first used in
         self.workflow = WorkflowClient(self)
         self.schedule = ScheduleClient(self)
@@ -146,8 +149,8 @@ class Client:
         while True:
             sent = False
             try:
-                async with pool.connection() as conn:
-                    sent = True
+                async with pool.connection(CONNECT_FOR if self._reached else FIRST_FOR) as conn:
+                    sent = self._reached = True
                     return await direct.fetch(conn, query, params)
             except (psycopg.Error, OSError) as error:
                 if not sent:
@@ -163,24 +166,28 @@ class Client:
                         "the connection was lost during the call: it may or may not have happened; "
                         "pass idempotency_key to make it safe to repeat"
                     ) from error
-                if time.monotonic() > deadline:
-                    raise NotConnected(f"the database cannot be reached: {await self._why(error)}") from error
+                late = time.monotonic() > deadline
+                if late or not self._reached:
+                    reason = await self._why(error)
+                    if not self._reached and (refused := refusal(reason)):
+                        raise refused from reason
+                    if late:
+                        raise NotConnected(f"the database cannot be reached: {str(reason).strip()}") from error
                 params = again if sent and again is not None else params
                 if sent:
                     await pool.check()  # the others of the pool are likely broken too: replaced now, not one by one
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, 2.0)
 
-    async def _why(self, error: Exception) -> str:
+    async def _why(self, error: Exception) -> Exception:
         """The pool knows only that it has no connection; one more attempt tells what the server or the network says."""
         if isinstance(error, PoolTimeout):
             try:
                 conn = await connect(self.dsn)
             except (psycopg.Error, OSError) as reason:
-                error = reason
-            else:
-                await conn.close()
-        return str(error).strip()
+                return reason
+            await conn.close()
+        return error
 
     async def _value(self, query: str, params: Sequence[Any], *, safe: bool = True) -> Any:
         rows = await self._rows(query, params, safe=safe)
