@@ -11,7 +11,7 @@ import psycopg
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from . import direct, engine, joined, payloads, starts
-from .connection import configure, connect, conninfo, is_connection_trouble, refusal, translate
+from .connection import IN_THE_WAY, configure, connect, conninfo, is_connection_trouble, refusal, translate
 from .errors import HotMeshError, NotConnected, OutcomeUnknown, WrongLoop
 from .handle import Handle
 from .loop import WorkflowLoop
@@ -156,7 +156,7 @@ class Client:
                 if not sent:
                     self._check_open()
                 if isinstance(error, psycopg.Error) and not is_connection_trouble(error):
-                    if error.sqlstate in ("HM007", "40P01", "40001") and time.monotonic() < deadline:
+                    if error.sqlstate in IN_THE_WAY and time.monotonic() < deadline:
                         await asyncio.sleep(delay)
                         delay = min(delay * 2, 1.0)
                         continue

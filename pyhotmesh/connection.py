@@ -52,6 +52,10 @@ _FROM_17 = "select set_config('transaction_timeout', %s, false)"
 # Classes of SQLSTATE that tell of the connection or the server, not of what was asked.
 _SERVER_TROUBLE = ("08", "53", "57", "58", "25")
 
+# Nothing has happened, as somebody was in the way: a lock (also of a name that an open transaction is the first to
+# use), a deadlock, a serialization failure.
+IN_THE_WAY = ("HM007", "55P03", "40P01", "40001")
+
 # What servers and pgbouncer say to those who will never get in: 3D000, 28P01, 28000, 42501. By their words,
 # since libpq does not tell the SQLSTATE of a connection that failed; where they are not English, the server
 # counts as one that is away.

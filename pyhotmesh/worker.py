@@ -19,7 +19,7 @@ import psycopg
 from . import __version__, activity, engine, workflow
 from .calls import Callback, queue_of
 from .client import Client
-from .connection import Listener, connect, conninfo, is_connection_trouble, refusal, translate
+from .connection import IN_THE_WAY, Listener, connect, conninfo, is_connection_trouble, refusal, translate
 from .durations import parse as parse_duration
 from .errors import SchemaVersionError
 from .heartbeat import Heartbeat
@@ -127,7 +127,7 @@ class Worker:
                 except LeaseEnded:
                     log.warning("worker %s lost its lease; registering anew", self.name)
                 except (psycopg.Error, OSError) as error:
-                    if isinstance(error, psycopg.Error) and not is_connection_trouble(error):
+                    if isinstance(error, psycopg.Error) and not (is_connection_trouble(error) or error.sqlstate in IN_THE_WAY):
                         raise translate(error) from error
                     if not self._ready.is_set() and (refused := refusal(error)):
                         raise refused from error
