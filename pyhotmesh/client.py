@@ -11,7 +11,7 @@ import psycopg
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from . import direct, engine, joined, payloads, starts
-from .connection import connect, conninfo, is_connection_trouble, translate
+from .connection import IN_THE_WAY, connect, conninfo, is_connection_trouble, refusal, translate
 from .errors import HotMeshError, NotConnected, OutcomeUnknown, WrongLoop
 from .handle import Handle
 from .loop import WorkflowLoop
@@ -25,6 +25,7 @@ T = TypeVar("T")
 Rows = list[Any]  # WorkflowClient has a method of the name
 
 RETRY_FOR = 30.0  # seconds that a call is repeated while the database cannot be reached
+FIRST_FOR = 0.3  # seconds that the first attempt waits for a connection: the pool knows of no refusal
 UNKNOWN_AFTER = 0.5  # seconds that a result is awaited before it is asked whether there is such a run
 CHUNK = 1000  # starts per statement of start_many
 
@@ -41,7 +42,8 @@ class Client:
             settings and prepared statements stay with a connection).
         pool_size: connections at most, of a client and those that share them.
 
-    Every call waits up to 30 s for a database that cannot be reached, then raises ``NotConnected``.
+    Every call waits up to 30 s for a database that cannot be reached, then raises ``NotConnected``; at once if
+    the first connection is refused for good (no such database or role, a wrong password).
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class Client:
         self._pool: Pool = connection._pool if isinstance(connection, Client) else Pool(self.dsn, pool_size)
         self._results: Results | None = None
         self._closed = False
+        self._reached = False  # there has been a connection
         self._loop: asyncio.AbstractEventLoop | None = None  # the one that it was first used in
         self.workflow = WorkflowClient(self)
         self.schedule = ScheduleClient(self)
@@ -143,14 +146,14 @@ class Client:
             sent = False
             try:
                 pool = await self._pool.opened(self)
-                async with pool.connection() as conn:
-                    sent = True
+                async with pool.connection(None if self._reached else FIRST_FOR) as conn:
+                    sent = self._reached = True
                     return await call(conn, lost)
             except (psycopg.Error, OSError) as error:
                 if not sent:
                     self._check_open()
                 if isinstance(error, psycopg.Error) and not is_connection_trouble(error):
-                    if error.sqlstate in ("HM007", "40P01", "40001") and time.monotonic() < deadline:
+                    if error.sqlstate in IN_THE_WAY and time.monotonic() < deadline:
                         await asyncio.sleep(delay)
                         delay = min(delay * 2, 1.0)
                         continue
@@ -160,8 +163,13 @@ class Client:
                         "the connection was lost during the call: it may or may not have happened; "
                         "pass idempotency_key to make it safe to repeat"
                     ) from error
-                if time.monotonic() > deadline:
-                    raise NotConnected(f"the database cannot be reached: {await self._why(error)}") from error
+                late = time.monotonic() > deadline
+                if late or not self._reached:
+                    reason = await self._why(error)
+                    if not self._reached and (refused := refusal(reason)):
+                        raise refused from reason
+                    if late:
+                        raise NotConnected(f"the database cannot be reached: {str(reason).strip()}") from error
                 if sent:
                     lost = True
                     await pool.check()  # the others of the pool are likely broken too: replaced now, not one by one
@@ -176,16 +184,15 @@ class Client:
 
         return await self._repeated(call, safe=safe)
 
-    async def _why(self, error: Exception) -> str:
+    async def _why(self, error: Exception) -> Exception:
         """The pool knows only that it has no connection; one more attempt tells what the server or the network says."""
         if isinstance(error, PoolTimeout):
             try:
                 conn = await connect(self.dsn)
             except (psycopg.Error, OSError) as reason:
-                error = reason
-            else:
-                await conn.close()
-        return str(error).strip()
+                return reason
+            await conn.close()
+        return error
 
     async def _value(self, query: str, params: Sequence[Any], *, safe: bool = True) -> Any:
         rows = await self._rows(query, params, safe=safe)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -50,6 +51,18 @@ _FROM_17 = "select set_config('transaction_timeout', %s, false)"
 
 # Classes of SQLSTATE that tell of the connection or the server, not of what was asked.
 _SERVER_TROUBLE = ("08", "53", "57", "58", "25")
+
+# Nothing has happened, as somebody was in the way: a lock (also of a name that an open transaction is the first to
+# use), a deadlock, a serialization failure.
+IN_THE_WAY = ("HM007", "55P03", "40P01", "40001")
+
+# What servers and pgbouncer say to those who will never get in: 3D000, 28P01, 28000, 42501. By their words,
+# since libpq does not tell the SQLSTATE of a connection that failed; where they are not English, the server
+# counts as one that is away.
+_REFUSED = re.compile(
+    r'(database|role) ".*" does not exist|is not permitted to log in|authentication failed for user|no password supplied'
+    r"|no pg_hba\.conf entry|pg_hba\.conf rejects|permission denied for database|no such (database|user)"
+)
 
 
 def conninfo(dsn: str | None) -> str:
@@ -114,6 +127,19 @@ def is_connection_trouble(error: BaseException) -> bool:
     if state is None:
         return isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
     return state[:2] in _SERVER_TROUBLE
+
+
+def refusal(error: BaseException) -> NotConnected | None:
+    """The error to raise if an attempt to connect failed for good: the DSN or the server's roles are wrong.
+
+    Only who has never been connected should ask: later, a server may say the same while it is being mended.
+    """
+    if not isinstance(error, psycopg.OperationalError) or not _REFUSED.search(str(error)):
+        return None
+    return NotConnected(
+        f"the database refuses the connection: {str(error).strip()}",
+        hint="check database, user and password in the DSN, and what pg_hba.conf says of them",
+    )
 
 
 def translate(error: psycopg.Error) -> HotMeshError | psycopg.Error:

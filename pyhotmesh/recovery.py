@@ -146,7 +146,7 @@ class Recovery:
             Int4s(t[2] for t in tasks),
         )
         # fmt: on
-        delay = 0.05
+        delay, said = 0.05, ""
         while True:
             try:
                 await self._line.close()
@@ -155,6 +155,8 @@ class Recovery:
             except (psycopg.Error, OSError) as error:
                 if getattr(error, "sqlstate", None) == "HM004" or self.given_up:
                     raise LeaseEnded from error
+                if said != (said := first_line(error)):  # once a reason: it may be one that needs somebody's hand
+                    log.warning("still no connection (%s); trying again", said)
                 await asyncio.sleep(delay * random.uniform(0.5, 1.0))
                 delay = min(delay * 2, 5.0)
         held.worker_id = new

@@ -19,7 +19,7 @@ import psycopg
 from . import __version__, activity, engine, workflow
 from .calls import Callback, queue_of
 from .client import Client
-from .connection import Listener, connect, conninfo, is_connection_trouble, translate
+from .connection import IN_THE_WAY, Listener, connect, conninfo, is_connection_trouble, refusal, translate
 from .durations import parse as parse_duration
 from .errors import SchemaVersionError
 from .heartbeat import Heartbeat
@@ -109,7 +109,11 @@ class Worker:
     # ------------------------------------------------------------------------------- public --
 
     async def run(self) -> None:
-        """Serves until ``stop()`` or cancellation; then finishes or hands back what it holds."""
+        """Serves until ``stop()`` or cancellation; then finishes or hands back what it holds.
+
+        A database that is away is waited for. Raises ``NotConnected`` if the first connection is refused for
+        good (no such database or role, a wrong password); after that, nothing the server says ends the worker.
+        """
         loop = asyncio.get_running_loop()
         if self._gc_threshold is not None and gc.get_threshold()[0] < self._gc_threshold:
             gc.set_threshold(self._gc_threshold, 50, 100)
@@ -123,8 +127,10 @@ class Worker:
                 except LeaseEnded:
                     log.warning("worker %s lost its lease; registering anew", self.name)
                 except (psycopg.Error, OSError) as error:
-                    if isinstance(error, psycopg.Error) and not is_connection_trouble(error):
+                    if isinstance(error, psycopg.Error) and not (is_connection_trouble(error) or error.sqlstate in IN_THE_WAY):
                         raise translate(error) from error
+                    if not self._ready.is_set() and (refused := refusal(error)):
+                        raise refused from error
                     log.warning("no connection (%s); trying again", str(error).strip().splitlines()[0])
                     await asyncio.sleep(delay)
                     delay = min(delay * 2, 5.0)

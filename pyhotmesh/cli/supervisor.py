@@ -12,7 +12,7 @@ from types import FrameType
 
 log = logging.getLogger("pyhotmesh.worker")
 
-USAGE = 2  # exit code: bad arguments or no database given; another try would end the same way
+USAGE = 2  # exit code: bad arguments or no way into the database; another try would end the same way
 CALM = 10.0  # seconds after which a process counts as well
 MAX_DELAY = 30.0
 
@@ -29,6 +29,7 @@ class Supervisor:
         self._born: dict[int, float] = {}
         self._due = dict.fromkeys(range(count), 0.0)  # slot: when to start it
         self._delay = dict.fromkeys(range(count), 0.5)
+        self._first = set(range(count))  # slots whose first process has not ended yet
         self._stopping = False
         self._code = 0
 
@@ -68,7 +69,9 @@ class Supervisor:
             del self._children[slot]
             if self._stopping:
                 continue
-            if code == USAGE:
+            first = slot in self._first
+            self._first.discard(slot)
+            if code == USAGE and first:  # later it may be mended, and others of them still serve
                 self._code = code
                 self._stop(signal.SIGTERM)
                 continue

@@ -217,6 +217,7 @@ class Show:
                 self._sleeper()
         if not shown:
             await self._signals(client)
+            self._sleeper()
         advance(self._done)
 
     # ------------------------------------------------------------------------------ other things --

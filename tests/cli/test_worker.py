@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from tests.cli.command import HotMesh, eventually, read_until
 
@@ -82,6 +83,23 @@ def test_a_worker_that_cannot_start_is_not_tried_for_ever(hotmesh: HotMesh) -> N
     assert "no module 'nothere'" in hotmesh("worker", "nothere:worker", "-n", "2", code=2)
 
 
+def test_one_that_cannot_start_again_does_not_end_the_others(hotmesh: HotMesh, app: Path) -> None:
+    parent = hotmesh.start("worker", "app:worker", "-n", "2")
+    said = ""
+    while len(pids_of(said)) < 2:
+        said += read_until(parent, "serves default")
+    first, second = pids_of(said)
+    (app / "app.py").rename(app / "away.py")
+    os.kill(first, signal.SIGKILL)
+    read_until(parent, "no module 'app'", "exit code 2")
+    assert hotmesh("workflow", "start", "who", "--wait").strip() == str(second)
+    (app / "away.py").rename(app / "app.py")
+    read_until(parent, "serves default")
+    parent.terminate()
+    parent.communicate(timeout=20)
+    assert parent.returncode == 0
+
+
 @pytest.mark.parametrize(
     ("target", "says"),
     [
@@ -97,6 +115,12 @@ def test_a_wrong_target_is_told(hotmesh: HotMesh, target: str, says: str) -> Non
 
 def test_without_a_database(app: Path) -> None:
     assert "HOTMESH_DATABASE_URL" in HotMesh(app, None)("worker", "app:worker", code=2)
+
+
+@pytest.mark.parametrize("more", [(), ("-n", "2")])
+def test_with_a_database_that_there_is_not(app: Path, dsn: str, more: tuple[str, ...]) -> None:
+    said = HotMesh(app, make_conninfo(dsn, dbname="nowhere"))("worker", "app:worker", *more, code=2)
+    assert 'database "nowhere" does not exist' in said
 
 
 def test_without_a_schema(app: Path, empty_dsn: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import time
@@ -63,6 +64,16 @@ async def later_by_its_own_wish() -> int:
 
 async def endless() -> None:
     await asyncio.Event().wait()
+
+
+async def tells_its_end(path: str) -> None:
+    """Runs until it is cancelled; the file says whether it runs or has been."""
+    Path(path).write_text("runs")
+    try:
+        await asyncio.Event().wait()
+    except asyncio.CancelledError:
+        Path(path).write_text("cancelled")
+        raise
 
 
 def endless_in_thread() -> str:
@@ -190,6 +201,27 @@ async def listen(key: str, n: int = 1) -> list[Any]:
 @workflow.defn
 async def collate(*keys: str) -> list[Any]:
     return list(await asyncio.gather(*[workflow.wait_for(k) for k in keys]))
+
+
+@workflow.defn
+async def two_gathers(*keys: str) -> list[Any]:
+    """Each of the first two tells when it has both of its signals."""
+
+    async def both(first: str, second: str, done: str) -> list[Any]:
+        found = await asyncio.gather(workflow.wait_for(first), workflow.wait_for(second))
+        await workflow.signal(done)
+        return list(found)
+
+    return list(await asyncio.gather(both(*keys[:2], "the first is done"), both(*keys[2:], "the second is done")))
+
+
+@workflow.defn
+async def gives_up(queue: str, key: str) -> Any:
+    """Asks for an activity, does not want it any more, and waits for a signal."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(60):
+            await ask(double, 1, task_queue=queue)
+    return await workflow.wait_for(key)
 
 
 @workflow.defn
@@ -369,9 +401,10 @@ async def doomed() -> Any:
 
 ACTIVITIES = [
     echo, double, who, sleeps_a_little, fails, never_again, divides, third_time, later_by_its_own_wish, endless,
-    endless_in_thread, held, deadly, silent_once, always_silent, beats, blocks_the_loop, blocks_until, effect,
+    tells_its_end, endless_in_thread, held, deadly, silent_once, always_silent, beats, blocks_the_loop, blocks_until, effect,
 ]  # fmt: skip
 WORKFLOWS = [
-    shout, chain, chain_then_signal, fan, pids, sleepers, fan_then_signal, first_failure, listen, collate, patient, impatient,
-    nap, weekly, ping_pong, call, mixture, kaleidoscope, races, groups, timeouts, chances, survivor, conditions, doomed, order,
+    shout, chain, chain_then_signal, fan, pids, sleepers, fan_then_signal, first_failure, listen, collate, two_gathers, gives_up,
+    patient, impatient, nap, weekly, ping_pong, call, mixture, kaleidoscope, races, groups, timeouts, chances, survivor,
+    conditions, doomed, order,
 ]  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from pyhotmesh import Client
-from tests.reliability.flows import ACTIVITIES, collate, fan_then_signal, first_failure
+from tests.reliability.flows import ACTIVITIES, collate, fan_then_signal, first_failure, gives_up, two_gathers
 from tests.reliability.kit import Database, serve, until
 
 
@@ -64,3 +64,35 @@ async def test_last_results_that_arrive_together_wake_it(dsn: str, db: Database)
         await until(lambda: db.parked(*ids), "all wait")
         await asyncio.gather(*[client.signal(f"{side}{i}", side) for i in ids for side in "ab"])
         assert await asyncio.gather(*[h.result(timeout=20) for h in handles]) == [["a", "b"]] * len(ids)
+
+
+async def test_one_of_two_gathers_wakes_it(dsn: str, db: Database) -> None:
+    """What the other waits for may depend on it."""
+    async with Client(dsn) as client, serve(client, cache_size=0):
+        handle = await client.workflow.start(two_gathers, args=["a", "b", "c", "d"], workflow_id="w")
+        await until(lambda: db.parked("w"), "it waits")
+        await client.signal("a", 1)
+        assert db.leases("w") == 1
+        await client.signal("b", 2)
+        await until(lambda: db.value("select count(*) from hotmesh.signals where signal_id = 'the first is done'") == 1)
+        await until(lambda: db.parked("w"), "it waits for the rest")
+        await client.signal("c", 3)
+        await client.signal("d", 4)
+        assert await handle.result(timeout=20) == [[1, 2], [3, 4]]
+
+
+async def test_what_nobody_waits_for_any_more_does_not_lie_beside_a_parked_run(dsn: str, db: Database) -> None:
+    async with Client(dsn) as client, serve(client, cache_size=0):
+        handle = await client.workflow.start(gives_up, args=["helpers", "k"], workflow_id="w")
+        await until(lambda: db.value("select count(*) from hotmesh.activities") == 1, "it has asked")
+        db.skip("1 hour")
+        await until(
+            lambda: db.rows("select waits_for from hotmesh.waiting") == [("signal",)] and db.parked("w"), "it has given up"
+        )
+        async with serve(client, task_queue="helpers", workflows=[]):
+            await until(lambda: not db.value("select count(*) from hotmesh.activities"), "a helper has done it after all")
+            await until(
+                lambda: not db.value("select count(*) from hotmesh_engine.inbox"), "the run has been told, and ignores it"
+            )
+        await client.signal("k", 1)
+        assert await handle.result(timeout=20) == 1

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from pyhotmesh import Client
+from tests.reliability.engine import Hand
 from tests.reliability.flows import call, listen
 from tests.reliability.kit import Database, serve, spawn, until
 
@@ -63,3 +64,28 @@ async def test_an_outage_kills_no_lease(dsn: str, db: Database) -> None:
         await client.signal("k", 1)
         assert await handle.result(timeout=20) == [1]
         assert one is not two
+
+
+def test_the_first_to_come_back_waits_for_the_others(db: Database) -> None:
+    """An outage broke everybody's contact. Who has been in touch for a lease again may judge those who have not."""
+    one, two = Hand(db, 1), Hand(db, 2)
+    for worker in (one, two):
+        worker.is_old()
+        worker.falls_silent()
+    one.beat()
+    one.sweep()
+    assert not two.is_dead
+    one.is_old()
+    one.beat()
+    one.sweep()
+    assert two.is_dead
+
+
+async def test_what_an_interrupted_run_does_is_stopped_at_once(dsn: str, db: Database, tmp_path: Path) -> None:
+    """Its worker is told; it need not find out with its next heartbeat, which here is 15 s away."""
+    end = tmp_path / "end"
+    async with Client(dsn) as client, serve(client, lease=60.0):
+        handle = await client.workflow.start(call, args=["tells_its_end", [str(end)], {}])
+        await until(end.exists, "it runs")
+        await handle.interrupt()
+        await until(lambda: end.read_text() == "cancelled", "it is cancelled", seconds=8)

@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from pyhotmesh import Client, StartRequest, WorkflowInterrupted
+from pyhotmesh import Client, StartRequest, WorkflowInterrupted, connection
 from tests.reliability.flows import fan, listen, ping_pong, shout
 from tests.reliability.kit import Database, serve, until
 
@@ -88,6 +88,25 @@ async def test_a_start_in_an_open_transaction_holds_no_worker_up(dsn: str, db: D
             assert db.status("same") is None
             user.commit()
         assert await client.get_handle("same").result(timeout=20) == "x!"
+
+
+async def test_a_queue_that_an_open_transaction_is_the_first_to_use_is_waited_for(
+    dsn: str, db: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its name can be given once only. Who comes while it is not known whether it was given tries again."""
+    monkeypatch.setattr(connection, "LOCK_TIMEOUT", "100ms")
+    async with Client(dsn) as client, asyncio.TaskGroup() as group:
+        with psycopg.connect(dsn) as user:
+            user.execute(START.encode())
+            worker = serve(client)
+            served = group.create_task(worker.run())
+            started = group.create_task(client.workflow.execute(shout, args=["y"], timeout=20))
+            await until(lambda: "lock timeout" in caplog.text, "the worker tries again")
+            user.commit()
+        assert await started == "y!"
+        assert await client.get_handle("same").result(timeout=20) == "x!"
+        worker.stop()
+        await served
 
 
 @pytest.mark.parametrize("ends", ["commit", "rollback"])

@@ -80,6 +80,28 @@ async def test_a_poisoned_journal_parks_its_workflow_alone(dsn: str, db: Databas
             assert await waiting.result(timeout=20) == ["one", "two"]
 
 
+@pytest.mark.limit(90)
+async def test_a_turn_that_is_refused_parks_the_culprit_alone(dsn: str, db: Database, caplog: pytest.LogCaptureFixture) -> None:
+    """What one run records is refused by the database: of the hundreds that shared its turn none is parked for a moment."""
+    db.rows("alter table hotmesh_engine.outcome add constraint c check (payload::text is distinct from '\"poison!\"')")
+    async with Client(dsn) as client:
+        requests = [StartRequest(shout, [str(i)]) for i in range(200)]
+        requests.insert(100, StartRequest(shout, ["poison"], workflow_id="bad"))
+        handles = await client.workflow.start_many(requests)
+        bad = handles.pop(100)
+        async with serve(client):
+            assert [await handle.result(timeout=60) for handle in handles] == [f"{i}!" for i in range(200)]
+            await until(lambda: db.rows(TROUBLE), "it is parked")
+            ((workflow_id, code, _),) = db.rows(TROUBLE)
+            assert (workflow_id, code) == ("bad", "23514")
+            parked = [m for _, _, m in caplog.record_tuples if "is parked" in m]
+            assert parked
+            assert all("workflow bad is parked" in m for m in parked)
+            db.rows("alter table hotmesh_engine.outcome drop constraint c")
+            db.rows("select hotmesh.resume('bad')")
+            assert await bad.result(timeout=20) == "poison!"
+
+
 # ------------------------------------------------------ what fails in the engine, for whoever meets it --
 
 

@@ -1,0 +1,154 @@
+"""Who sleeps is woken by what concerns it, and nobody else is. Polls, which would find it too, are a minute apart here."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from pyhotmesh import Client, StartRequest, results, turn
+from tests.reliability.engine import Hand, start
+from tests.reliability.flows import chain, fan, listen, shout
+from tests.reliability.kit import Database, serve, until
+
+FLAG = "select count(*) from hotmesh_engine.sleeper where asleep"
+
+
+@pytest.fixture(autouse=True)
+def rare_polls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turn, "POLL", 60.0)
+    monkeypatch.setattr(results, "POLL", 60.0)
+
+
+async def test_a_sleeping_worker_is_woken(dsn: str, db: Database) -> None:
+    async with (
+        Client(dsn) as client,
+        serve(client, cache_size=0),
+        serve(client, task_queue="helpers", workflows=[], name="helper"),
+    ):
+
+        async def both_sleep() -> None:
+            await until(lambda: db.value(FLAG) == 2, "both sleep")
+
+        await both_sleep()
+        handles = await client.workflow.start_many([StartRequest(shout, [str(i)]) for i in range(3)])
+        assert [await handle.result(10) for handle in handles] == ["0!", "1!", "2!"]
+
+        await both_sleep()
+        async with await psycopg.AsyncConnection.connect(dsn) as conn:
+            joined = await client.workflow.start(shout, args=["joined"], conn=conn)
+            await conn.commit()
+        assert await joined.result(10) == "joined!"
+
+        waiting = await client.workflow.start(listen, args=["k"], workflow_id="w")
+        await until(lambda: db.parked("w"), "it waits")
+        await both_sleep()
+        await client.signal("k", 1)
+        assert await waiting.result(10) == [1]
+
+        await both_sleep()
+        assert await client.workflow.execute(fan, args=[3, "helpers"], timeout=10) == [0, 2, 4]
+
+        later = await client.workflow.start(chain, args=[2], start_delay="1 day")
+        await both_sleep()
+        db.skip("1 day")
+        assert await later.result(10) == [0, 2]
+
+
+async def test_what_a_worker_hands_back_wakes_another(dsn: str, db: Database, tmp_path: Path) -> None:
+    async with Client(dsn) as client:
+        async with serve(client, graceful_shutdown_timeout=0.0):
+            handle = await client.workflow.start("call", args=["held", [str(tmp_path)], {}])
+            await until((tmp_path / "begun").exists, "it runs")
+            heir = serve(client)
+            await heir.__aenter__()
+            await until(lambda: db.value(FLAG) == 1, "the heir sleeps")
+        (tmp_path / "go").touch()
+        assert (await handle.result(10))[1] == 1
+        await heir.__aexit__(None, None, None)
+
+
+async def test_a_start_that_saw_nobody_asleep_is_found(dsn: str, db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It looked for sleepers before the worker said that it sleeps, and commits after. Nobody is told: the worker
+    looks again by itself."""
+    monkeypatch.setattr(turn, "LOOKS", tuple(10 * seconds for seconds in turn.LOOKS))  # for a machine that is busy
+    start(db, "the names of namespace and queue are known")
+    async with Client(dsn) as client:
+        with psycopg.connect(dsn) as sender:
+            sender.execute(
+                "select hotmesh_engine.start('default', '{shout}', '{w}', '{default}', array['[\"x\"]'::json],"
+                " array[gen_random_uuid()])"
+            )
+            async with serve(client):
+                while not db.value(FLAG):
+                    await asyncio.sleep(0)
+                sender.commit()
+                assert await client.get_handle("w").result(10) == "x!"
+
+
+# ------------------------------------------------------------------------------- and nobody else --
+
+
+@pytest.fixture
+def heard(dsn: str) -> Iterator[psycopg.Connection[object]]:
+    """Hears what workers 1 and 2 and client 7 are told."""
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        for channel in ("hotmesh_1", "hotmesh_2", "hotmesh_7"):
+            conn.execute(f"listen {channel}".encode())
+        yield conn
+
+
+def told(heard: psycopg.Connection[object]) -> list[str]:
+    heard.execute("select 1")
+    return sorted({note.channel for note in heard.notifies(timeout=0)})
+
+
+def says(worker: Hand, asleep: bool) -> None:
+    worker.db.rows("select * from hotmesh_engine.turn(%s, %s, 0, 0, 0, null, null, %s, '{}')", worker.id, worker.queues, asleep)
+
+
+def test_only_who_sleeps_and_serves_the_queue_is_told(db: Database, heard: psycopg.Connection[object]) -> None:
+    one, two = Hand(db, 1), Hand(db, 2, "other")
+    many = (
+        "select hotmesh_engine.start('default', '{t,t}', '{%sa,%sb}', '{default,default}', '{[],[]}',"
+        " array_fill(gen_random_uuid(), '{2}'))"
+    )
+    says(one, True), says(two, True)
+    db.rows(many % (1, 1))
+    assert told(heard) == ["hotmesh_1"]
+    says(one, False)
+    db.rows(many % (2, 2))
+    assert told(heard) == []
+
+
+def test_a_message_for_a_leased_run_wakes_its_holder_if_it_sleeps(db: Database, heard: psycopg.Connection[object]) -> None:
+    one, two = Hand(db, 1), Hand(db, 2)
+    (a, b) = start(db, "a", "b")
+    assert one.claim() == {a, b}
+    says(one, True), says(two, True)
+    told(heard)
+    db.rows("select hotmesh.interrupt('a')")
+    assert told(heard) == ["hotmesh_1"]
+    says(one, False)
+    db.rows("select hotmesh.interrupt('b')")
+    assert told(heard) == []
+
+
+def test_who_asks_for_a_result_as_the_run_closes_is_told(db: Database, heard: psycopg.Connection[object]) -> None:
+    """Those who wait are looked up in the turn that closes a run, and in the one after."""
+    worker = Hand(db, 1)
+    (before, between) = start(db, "before", "between")
+    worker.claim()
+    db.rows("select hotmesh_engine.await(%s, 7)", [before])
+    worker.step(before, end=1)
+    assert told(heard) == ["hotmesh_7"]
+    worker.step(between, end=1)
+    db.rows("select hotmesh_engine.await(%s, 7)", [between])
+    assert told(heard) == []
+    db.rows(
+        "select * from hotmesh_engine.turn(%s, %s, 0, 0, 0, null, null, null, %s::bigint[])", worker.id, worker.queues, [between]
+    )
+    assert told(heard) == ["hotmesh_7"]
