@@ -6,11 +6,7 @@ import asyncio
 
 import pytest
 
-from pyhotmesh import (
-    CallFailed,
-    Client,
-    MeshCall,
-)
+from pyhotmesh import CallFailed, Client, MeshCall, WorkflowInterrupted
 from tests.calls.kit import Counted
 from tests.reliability.kit import Database, until
 
@@ -75,6 +71,22 @@ async def test_a_failure_is_not_cached(dsn: str, db: Database) -> None:
         counted.value = None
         assert await mesh.exec("fails", id="k", ttl="1 hour") == [3]
         assert await mesh.exec("fails", id="k", ttl="1 hour") == [3]
+
+
+async def test_what_was_interrupted_is_not_cached(dsn: str, db: Database) -> None:
+    counted = Counted()
+    counted.go.clear()
+    async with MeshCall(dsn) as mesh:
+        await mesh.connect("ended", counted)
+        call = asyncio.create_task(mesh.exec("ended", id="k", ttl="1 hour"))
+        await until(lambda: counted.runs == 1, "it runs")
+        assert await mesh.interrupt("ended", "k") is True
+        with pytest.raises(WorkflowInterrupted):
+            await call
+        counted.go.set()
+        assert await mesh.exec("ended", id="k", ttl="1 hour") == [2]
+        assert await mesh.interrupt("ended", "k") is False, "nothing runs, and what is cached stays"
+        assert await mesh.exec("ended", id="k", ttl="1 hour") == [2]
 
 
 async def test_flush_lets_the_next_caller_run_it_again(dsn: str, db: Database) -> None:

@@ -10,16 +10,7 @@ import zoneinfo
 
 import pytest
 
-from pyhotmesh import (
-    CallFailed,
-    HotMeshError,
-    InvalidSchedule,
-    MeshCall,
-    RetryPolicy,
-    TimeoutError,
-    activity,
-    heartbeat,
-)
+from pyhotmesh import CallFailed, HotMeshError, InvalidSchedule, MeshCall, RetryPolicy, TimeoutError, activity, heartbeat
 from tests.calls.kit import Counted
 from tests.reliability.kit import Database, until
 
@@ -40,6 +31,8 @@ async def test_a_nightly_cron_on_three_servers(dsn: str, db: Database) -> None:
                 lambda night=night: db.value("select count(*) from hotmesh.workflows where status = 'completed'") == night
             )
         assert counted.runs == 5
+        assert await asyncio.gather(*map(start, servers)) == [False] * 3, "at each further start"
+        assert db.value("select cycles from hotmesh.schedules") == 5
         assert await servers[1].interrupt("another topic", "myNightlyCron123") is False
         assert await servers[1].interrupt("nightly", "myNightlyCron123") is True
         assert await servers[2].interrupt("nightly", "myNightlyCron123") is False
@@ -49,6 +42,22 @@ async def test_a_nightly_cron_on_three_servers(dsn: str, db: Database) -> None:
     finally:
         for mesh in servers:
             await mesh.close()
+
+
+async def test_who_finds_it_there_serves_it_as_well(dsn: str, db: Database) -> None:
+    counted = Counted()
+    async with MeshCall(dsn) as creator, MeshCall(dsn) as server:
+        options = {"delay": "5 minutes", "max_cycles": 3, "time_zone": "Europe/Berlin", "overlap": "buffer_one",
+                   "catchup": "last", "jitter": "1 second"}  # fmt: skip
+        assert await creator.cron("t", id="c", interval="1 hour", args=["x"], **options) is True  # type: ignore[arg-type]
+        assert await server.cron("t", counted, id="c", interval="2 hours") is False
+        about = await creator.client.schedule.get("c").describe()
+        assert {name: about[name] for name in (*options, "interval") if name in about} == {
+            "max_cycles": 3, "time_zone": "Europe/Berlin", "overlap": "buffer_one", "catchup": "last",
+            "jitter": dt.timedelta(seconds=1), "interval": "3600 seconds",
+        }  # fmt: skip
+        db.skip("5 minutes 2 seconds")
+        await until(lambda: counted.runs == 1, "the first slot comes after the delay")
 
 
 @pytest.mark.limit(120)

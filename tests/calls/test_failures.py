@@ -6,13 +6,7 @@ import asyncio
 
 import pytest
 
-from pyhotmesh import (
-    ApplicationError,
-    CallFailed,
-    MeshCall,
-    RetryPolicy,
-    activity,
-)
+from pyhotmesh import ApplicationError, CallFailed, MeshCall, RetryPolicy, activity
 from tests.calls.kit import Counted
 from tests.reliability.kit import Database, until
 

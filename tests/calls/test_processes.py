@@ -8,10 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pyhotmesh import (
-    CallFailed,
-    MeshCall,
-)
+from pyhotmesh import CallFailed, MeshCall
 from tests.calls.kit import Counted, server
 from tests.reliability.kit import Database, until
 

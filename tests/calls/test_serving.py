@@ -11,15 +11,7 @@ from typing import Any
 import pydantic
 import pytest
 
-from pyhotmesh import (
-    ApplicationError,
-    CallFailed,
-    MeshCall,
-    PayloadError,
-    SyncMeshCall,
-    TimeoutError,
-    WorkflowInterrupted,
-)
+from pyhotmesh import ApplicationError, CallFailed, MeshCall, PayloadError, SyncMeshCall, TimeoutError, WorkflowInterrupted
 from tests.calls.kit import Counted
 from tests.reliability.kit import Database, until
 

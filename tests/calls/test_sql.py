@@ -7,9 +7,7 @@ import datetime as dt
 import psycopg
 import pytest
 
-from pyhotmesh import (
-    MeshCall,
-)
+from pyhotmesh import MeshCall
 from tests.calls.kit import Counted
 from tests.reliability.kit import Database, until
 
