@@ -17,6 +17,8 @@ CALLS = 2000
 SECONDS = 20
 EXPRESSIONS = (
     ("*/5 * * * *", "UTC"),
+    ("0 3 * * *", "UTC"),
+    ("0 3 * * *", "Europe/Berlin"),
     ("0 3 * * mon-fri", "UTC"),
     ("0 3 * * mon-fri", "Europe/Berlin"),
     ("*/15 * * * *", "Europe/Berlin"),

@@ -44,6 +44,21 @@ def parse(value: Duration) -> float:
     return seconds
 
 
+def written(seconds: float) -> str:
+    """The duration as a text that ``parse`` reads: ``1 day 12 hours``."""
+    if seconds == math.inf:
+        return "infinity"
+    parts = []
+    for unit, size in (("day", 86400), ("hour", 3600), ("minute", 60)):
+        count, seconds = divmod(seconds, size)
+        if count:
+            parts.append(f"{count:.0f} {unit}{'s' if count > 1 else ''}")
+    if seconds or not parts:
+        number = f"{seconds:.6f}".rstrip("0").rstrip(".")
+        parts.append(f"{number} second{'' if seconds == 1 else 's'}")
+    return " ".join(parts)
+
+
 def _parse_text(text: str) -> float:
     stripped = text.strip().lower()
     lead = len(text) - len(text.lstrip())

@@ -27,10 +27,10 @@
 -- A field is a text of a digit for each value (minute 0 is character 1): its next value is
 -- `strpos(substr(field, from), '1')`, two calls in C. The inner functions leave the search path to those who
 -- call them: a `set` clause costs some 5 µs a call (measured: 48 µs instead of 94 for `0 3 * * mon-fri`).
--- A call of cron_next (`make bench ARGS="--only cron"`; 2 cores shared with others, PostgreSQL 18; while those
--- were busy, twice as much): `*/5 * * * *` 44 µs, `0 3 * * mon-fri` 48 µs, in Europe/Berlin 60 µs,
--- `*/15 * * * *` there 50 µs, `0 0 * * fri#2` 74 µs, `0 0 29 2 *` 37 µs, `0 0 30 2 *` (never) 160 µs; 21 to 35 µs
--- of these are reading.
+-- A call of cron_next (PostgreSQL 18, 2 cores shared with others, the best of 32 rounds; `make bench ARGS="--only cron"`
+-- has medians, up to twice as much while others work): `*/5 * * * *` 24 µs, in Europe/Berlin 37 µs, `0 3 * * *` 24 µs,
+-- there 34 µs, `0 3 * * mon-fri` 47 µs, `*/10 * * * * *` 26 µs, `0 0 * * fri#2` 83 µs, `0 0 29 2 *` 35 µs, `0 0 30 2 *`
+-- (never) 180 µs; 16 to 33 µs of these are reading.
 
 -- The next time after `after` at which the expression is due; null if there is none until the end of the
 -- 50th year after it. HM027 says what is wrong with an expression, at which field and position.

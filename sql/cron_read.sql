@@ -10,10 +10,7 @@ create or replace function hotmesh_engine.read_cron(p_expression text) returns h
 language plpgsql immutable parallel safe as $$
 declare
   v_text  text := lower(p_expression);
-  v_word  text;
-  v_words text[] := '{}';
-  v_at    int[] := '{}';
-  v_next  int := 1;
+  v_words text[];
   v_first int;                    -- the field of the minutes
   v_field text;
   v_plain text;
@@ -24,7 +21,7 @@ begin
   if p_expression is null then
     raise exception using errcode = 'HM027', message = 'the cron expression is null';
   end if;
-  if v_text ~ '^\s*@' then
+  if strpos(v_text, '@') > 0 and v_text ~ '^\s*@' then
     v_text := case btrim(v_text, E' \t\n\r\f\x0b')
       when '@hourly' then '0 * * * *' when '@daily' then '0 0 * * *' when '@midnight' then '0 0 * * *'
       when '@weekly' then '0 0 * * 0' when '@monthly' then '0 0 1 * *'
@@ -34,14 +31,8 @@ begin
         hint = 'There are @hourly, @daily, @midnight, @weekly, @monthly, @yearly and @annually.';
     end if;
   end if;
-  foreach v_word in array string_to_array(translate(v_text, E'\t\n\r\f\x0b', '     '), ' ') loop
-    if v_word <> '' then
-      v_words := v_words || v_word;
-      v_at := v_at || v_next;
-    end if;
-    v_next := v_next + length(v_word) + 1;
-  end loop;
-  if coalesce(cardinality(v_words), 0) not between 5 and 6 then
+  v_words := array_remove(string_to_array(translate(v_text, E'\t\n\r\f\x0b', '     '), ' '), '');
+  if cardinality(v_words) not between 5 and 6 then
     raise exception using errcode = 'HM027',
       message = format('a cron expression has 5 fields, or 6 with seconds first; %s has %s',
                        quote_literal(left(p_expression, 200)), cardinality(v_words)),
@@ -49,47 +40,48 @@ begin
   end if;
   v_first := cardinality(v_words) - 4;
   if v_first = 2 then
-    c.seconds := hotmesh_engine.cron_field(p_expression, 'second', 1, v_at[1], v_words[1], 0, 59);
+    c.seconds := hotmesh_engine.cron_field(p_expression, 'second', 1, 0, v_words[1], 0, 59);
   end if;
-  c.minutes := hotmesh_engine.cron_field(p_expression, 'minute', v_first, v_at[v_first], v_words[v_first], 0, 59);
+  c.minutes := hotmesh_engine.cron_field(p_expression, 'minute', v_first, 0, v_words[v_first], 0, 59);
   v_field := v_words[v_first + 1];
-  c.hours := hotmesh_engine.cron_field(p_expression, 'hour', v_first + 1, v_at[v_first + 1], v_field, 0, 23);
+  c.hours := hotmesh_engine.cron_field(p_expression, 'hour', v_first + 1, 0, v_field, 0, 23);
   c.elapsed := v_field ~ '(^|,)\*' or strpos(c.hours, '0') = 0;
 
   -- the days
   v_field := v_words[v_first + 2];
-  if v_field = '?' then v_field := '*'; end if;
-  if v_field ~ '^(\d+w|w\d+)$' then
+  if v_field in ('*', '?') then
+    v_star_day := true;
+    c.days := '0' || repeat('1', 31);
+  elsif v_field ~ '^(\d+w|w\d+)$' then
     c.nearest := least(btrim(v_field, 'w')::numeric, 99);
     if c.nearest not between 1 and 31 then
-      perform hotmesh_engine.refuse_cron(p_expression, 'day of month', v_first + 2, v_at[v_first + 2], v_field,
+      perform hotmesh_engine.refuse_cron(p_expression, 'day of month', v_first + 2, 0, v_field,
         'the day is out of range', 'Days are 1 to 31.');
     end if;
     v_star_day := false;
     c.days := repeat('0', 32);
   else
-    c.days := hotmesh_engine.cron_field(p_expression, 'day of month', v_first + 2, v_at[v_first + 2], v_field, 1, 31);
+    c.days := hotmesh_engine.cron_field(p_expression, 'day of month', v_first + 2, 0, v_field, 1, 31);
     -- as croniter has it: all days by number are 'any day' only beside a field of weekdays with a *
     v_star_day := v_field ~ '(^|,)\*(,|$)'
                   or strpos(substr(c.days, 2), '0') = 0 and strpos(v_words[v_first + 4], '*') > 0;
   end if;
 
-  c.months := hotmesh_engine.cron_field(p_expression, 'month', v_first + 3, v_at[v_first + 3], v_words[v_first + 3], 1, 12);
+  c.months := hotmesh_engine.cron_field(p_expression, 'month', v_first + 3, 0, v_words[v_first + 3], 1, 12);
 
   v_field := v_words[v_first + 4];
   if v_field = '?' then v_field := '*'; end if;
+  c.nth := '';
+  v_plain := v_field;
   if v_field ~ '#|l\d' then
     select nth, plain into c.nth, v_plain
-      from hotmesh_engine.cron_nth(p_expression, v_first + 4, v_at[v_first + 4], v_field);
-  else
-    c.nth := '';
-    v_plain := v_field;
+      from hotmesh_engine.cron_nth(p_expression, v_first + 4, 0, v_field);
   end if;
-  c.weekdays := case when v_plain = '' then repeat('0', 7) else
-    hotmesh_engine.cron_field(p_expression, 'day of week', v_first + 4, v_at[v_first + 4], v_plain, 0, 6) end;
+  c.weekdays := case v_plain when '' then repeat('0', 7) when '*' then repeat('1', 7) else
+    hotmesh_engine.cron_field(p_expression, 'day of week', v_first + 4, 0, v_plain, 0, 6) end;
   if c.nth <> '' and strpos(c.weekdays, '0') > 0 and exists (
       select from generate_series(0, 6) d where substr(c.weekdays, d + 1, 1) = '1' and strpos(c.nth, d || '#') = 0) then
-    perform hotmesh_engine.refuse_cron(p_expression, 'day of week', v_first + 4, v_at[v_first + 4], v_field,
+    perform hotmesh_engine.refuse_cron(p_expression, 'day of week', v_first + 4, 0, v_field,
       'weekdays and nth weekdays cannot be mixed', 'Make two schedules.');
   end if;
   v_star_weekday := v_field ~ '(^|,)\*(,|$)' or strpos(c.weekdays, '0') = 0 and strpos(v_words[v_first + 2], '*') > 0;
@@ -181,6 +173,10 @@ begin
   end if;
   if p_text ~ '^\d\d?$' and p_text::int between p_low and p_high then
     return overlay(v_field placing '1' from p_text::int + 1 for 1);
+  end if;
+  if p_text ~ '^\*/[1-9]\d?$' then
+    v_step := substr(p_text, 3)::int;
+    return repeat('0', p_low) || left(repeat(rpad('1', v_step, '0'), 60), p_high - p_low + 1);
   end if;
   foreach v_element in array string_to_array(p_text, ',') loop
     if v_element = '*' then
@@ -282,15 +278,18 @@ begin
   return v_value;
 end $$;
 
+-- `p_number`: of the field, from 1; `p_at`: where the part begins in it, from 0.
 create or replace function hotmesh_engine.refuse_cron(
   p_expression text, p_name text, p_number int, p_at int, p_part text, p_reason text, p_hint text
 ) returns void
 language plpgsql immutable parallel safe set search_path = pg_catalog, pg_temp as $$
+declare
+  v_at int := regexp_instr(p_expression, E'[^ \t\n\r\f\x0b]+', 1, p_number) + p_at;
 begin
   raise exception using errcode = 'HM027',
     message = format('not a cron expression: %s: %s (field %s, position %s): %s',
-                     quote_literal(left(p_expression, 200)), p_name, p_number, p_at, p_reason),
+                     quote_literal(left(p_expression, 200)), p_name, p_number, v_at, p_reason),
     detail = E'\n' || left(translate(p_expression, E'\t\n\r\f\x0b', '     '), 200) || E'\n'
-             || repeat(' ', least(p_at, 200) - 1) || repeat('^', greatest(1, least(length(p_part), 50))),
+             || repeat(' ', least(v_at, 200) - 1) || repeat('^', greatest(1, least(length(p_part), 50))),
     hint = p_hint;
 end $$;

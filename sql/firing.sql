@@ -94,27 +94,28 @@ begin
       from hotmesh_engine.schedule_slot where decision = 's' and status is null;
   end if;
   with open as materialized (
-    select s.schedule_key, s.slot, s.run_id from hotmesh_engine.schedule_slot s
-     where s.decision = 's' and s.status is null and s.schedule_key >= v_from
-     order by s.schedule_key, s.run_id limit 1000
-  ), ended as (
-    select s.schedule_key, s.slot, coalesce(o.status, 0::smallint) as status, coalesce(o.closed_at, p_now) as closed_at
-      from open s left join lateral (select * from hotmesh_engine.outcome o where o.run_id = s.run_id offset 0) o on true
-     where o.run_id is not null
-        or not exists (select from hotmesh_engine.run r where r.run_id = s.run_id offset 0)      -- beyond its retention
-  ), locked as (
-    select s.schedule_key, s.slot, s.run_id, e.status, e.closed_at
-      from hotmesh_engine.schedule_slot s join ended e on e.schedule_key = s.schedule_key and e.slot = s.slot
-     for update of s skip locked
+    select schedule_key, slot, run_id from hotmesh_engine.schedule_slot
+     where decision = 's' and status is null and schedule_key >= v_from order by schedule_key, run_id limit 1000
+  ), ended as materialized (
+    select * from open u
+     where exists (select from hotmesh_engine.outcome o where o.run_id = u.run_id offset 0)
+        or not exists (select from hotmesh_engine.run r where r.run_id = u.run_id offset 0)      -- beyond its retention
+  ), locked as materialized (
+    select s.ctid, e.run_id
+      from ended e cross join lateral (
+        select ctid from hotmesh_engine.schedule_slot s
+         where s.schedule_key = e.schedule_key and s.slot = e.slot and s.status is null for update skip locked) s
   ), unwatched as (
     delete from hotmesh_engine.waiter where run_id = any (array(select run_id from locked)) and client = 0
   ), noted as (
-    update hotmesh_engine.schedule_slot s set status = l.status, closed_at = l.closed_at
-      from locked l where s.schedule_key = l.schedule_key and s.slot = l.slot
-    returning s.schedule_key, s.status)
-  select array_agg(distinct n.schedule_key) into v_failed
-    from noted n join hotmesh_engine.schedule k on k.schedule_key = n.schedule_key
-   where n.status in (2, 5) and k.pause_after is not null and not k.paused;
+    update hotmesh_engine.schedule_slot s
+       set (status, closed_at) = (select coalesce(max(o.status), 0::smallint), coalesce(max(o.closed_at), p_now)
+                                    from hotmesh_engine.outcome o where o.run_id = s.run_id)
+     where ctid = any (array(select ctid from locked))
+    returning schedule_key, status)
+  select array_agg(schedule_key) into v_failed from hotmesh_engine.schedule
+   where schedule_key = any (array(select schedule_key from noted where status in (2, 5)))
+     and pause_after is not null and not paused;
   return v_failed;
 end $$;
 
@@ -271,10 +272,13 @@ create or replace function hotmesh_engine.watch_buffers(p_keys bigint[]) returns
 language sql volatile set search_path = pg_catalog, pg_temp as $$
   insert into hotmesh_engine.waiter (run_id, client)
   select s.run_id, 0
-    from hotmesh_engine.schedule_slot s join hotmesh_engine.schedule k on k.schedule_key = s.schedule_key
-   where s.schedule_key = any (p_keys) and s.decision = 's' and s.status is null and s.run_id is not null
-     and k.overlap <> 'allow_all'
-     and exists (select from hotmesh_engine.schedule_slot b where b.schedule_key = s.schedule_key and b.decision = 'b')
+    from (select schedule_key from hotmesh_engine.schedule k
+           where schedule_key = any (p_keys) and overlap <> 'allow_all'
+             and exists (select from hotmesh_engine.schedule_slot b
+                          where b.schedule_key = k.schedule_key and b.decision = 'b' offset 0) offset 0) k
+   cross join lateral (
+     select run_id from hotmesh_engine.schedule_slot s
+      where s.schedule_key = k.schedule_key and s.decision = 's' and s.status is null and s.run_id is not null offset 0) s
   on conflict do nothing
 $$;
 
@@ -290,20 +294,27 @@ begin
       select k.namespace_id, k.schedule_key, u.slot,
              pg_try_advisory_xact_lock(1212370261,
                hashtext(k.namespace_id || ':' || hotmesh_engine.slot_workflow_id(k.schedule_id, u.slot))) as free
-        from unnest(p_key, p_slot) u(key, slot) join hotmesh_engine.schedule k on k.schedule_key = u.key
+        from unnest(p_key, p_slot) u(key, slot)
+       cross join lateral (select * from hotmesh_engine.schedule k where k.schedule_key = u.key offset 0) k
     ), busy as (
-      update hotmesh_engine.schedule_slot s set decision = 'b'
-        from wanted w where not w.free and s.schedule_key = w.schedule_key and s.slot = w.slot)
+      update hotmesh_engine.schedule_slot set decision = 'b'
+       where ctid = any (array(
+         select s.ctid from wanted w cross join lateral (
+           select ctid from hotmesh_engine.schedule_slot s where s.schedule_key = w.schedule_key and s.slot = w.slot offset 0) s
+          where not w.free)))
     select n.name, array_agg(w.schedule_key order by w.slot, w.schedule_key) as keys,
            array_agg(w.slot order by w.slot, w.schedule_key) as slots
-      from wanted w join hotmesh_engine.namespace n on n.namespace_id = w.namespace_id
+      from wanted w
+     cross join lateral (select name from hotmesh_engine.namespace n where n.namespace_id = w.namespace_id offset 0) n
      where w.free group by n.name order by n.name
   loop
     update hotmesh_engine.schedule_slot s
        set decision = case when r.started then 's' else 'r' end, run_id = case when r.started then r.run_id end,
            decided_at = hotmesh.now()
       from hotmesh_engine.start_slots(v_row.name, v_row.keys, v_row.slots, false) r
-     where s.schedule_key = r.schedule_key and s.slot = r.slot;
+     cross join lateral (
+       select ctid as place from hotmesh_engine.schedule_slot x where x.schedule_key = r.schedule_key and x.slot = r.slot offset 0) x
+     where s.ctid = x.place;
   end loop;
 end $$;
 
@@ -323,8 +334,8 @@ begin
          array_agg(k.priority order by o) as priorities, array_agg(k.memo order by o) as memos
     into v
     from unnest(p_key, p_slot) with ordinality u(key, slot, o)
-    join hotmesh_engine.schedule k on k.schedule_key = u.key
-    join hotmesh_engine.queue q on q.queue_id = k.queue_id;
+   cross join lateral (select * from hotmesh_engine.schedule k where k.schedule_key = u.key offset 0) k
+   cross join lateral (select name from hotmesh_engine.queue q where q.queue_id = k.queue_id offset 0) q;
   return query
     select p_key[r.o], p_slot[r.o], r.run_id, r.started
       from hotmesh_engine.start(
@@ -427,15 +438,14 @@ end $$;
 -- History: a row goes when its run's retention has passed, but the newest 100 of a schedule stay.
 create or replace function hotmesh_engine.prune_slots(p_now timestamptz, p_limit int) returns void
 language sql volatile set search_path = pg_catalog, pg_temp as $$
-  delete from hotmesh_engine.schedule_slot s
-   where (s.schedule_key, s.slot) in (
-     select o.schedule_key, o.slot
-       from hotmesh_engine.schedule k
-      cross join lateral (select n.slot from hotmesh_engine.schedule_slot n
-                           where n.schedule_key = k.schedule_key order by n.slot desc offset 99 limit 1) b
-      cross join lateral (select o.schedule_key, o.slot from hotmesh_engine.schedule_slot o
-                           where o.schedule_key = k.schedule_key and o.slot < b.slot
-                             and o.decided_at < p_now - coalesce(k.retention, interval '7 days')
-                             and (o.status is not null or o.decision in ('k', 'm', 'r')) order by o.slot limit p_limit) o
-      limit p_limit)
+  delete from hotmesh_engine.schedule_slot where ctid = any (array(
+    select o.ctid
+      from hotmesh_engine.schedule k
+     cross join lateral (select slot from hotmesh_engine.schedule_slot n
+                          where n.schedule_key = k.schedule_key order by slot desc offset 99 limit 1) b
+     cross join lateral (select ctid from hotmesh_engine.schedule_slot o
+                          where o.schedule_key = k.schedule_key and o.slot < b.slot
+                            and o.decided_at < p_now - coalesce(k.retention, interval '7 days')
+                            and (o.status is not null or o.decision in ('k', 'm', 'r')) order by o.slot limit p_limit) o
+     limit p_limit))
 $$;

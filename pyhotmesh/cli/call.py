@@ -1,4 +1,8 @@
-"""`hotmesh call`: call a topic."""
+"""`hotmesh call`: call a topic.
+
+Exit codes: 0 done, 1 an error, 2 no connection (or bad arguments), 4 the call failed or was interrupted, 5 it has not
+ended within the timeout (it goes on).
+"""
 
 from __future__ import annotations
 
@@ -10,13 +14,13 @@ from ..call import MeshCall
 from ..client import Client
 from . import output
 from .database import dsn_option
-from .workflow import Json, json_option, namespace_option, on_client, timeout_option
+from .workflow import Json, json_option, on_client, timeout_option
 
 
-@click.command()
+@click.command(epilog=__doc__.partition("\n\n")[2] if __doc__ else None)
 @click.argument("topic")
 @dsn_option
-@namespace_option
+@click.option("--namespace", default="default", show_default=True, help="The namespace of the topic.")
 @click.option("--arg", "args", multiple=True, type=Json(), help="An argument, as JSON; repeat it for several.")
 @click.option("--id", help="Shared by all who call with it while the call runs; with --ttl also later.")
 @click.option("--ttl", metavar="DURATION", help='How long its value is kept for later calls of that id: "15 minutes".')
@@ -32,6 +36,9 @@ def call(
     hotmesh call greet --arg '"World"'
     hotmesh call price --arg '"tea"' --id tea --ttl '15 minutes'
     """
+
+    if ttl is not None and id is None:
+        raise click.UsageError("--ttl needs --id: it is what the value is kept under")
 
     async def work(client: Client) -> Any:
         # Closed, not left to the end of the event loop: a pool that is still connecting then swallows its cancellation,

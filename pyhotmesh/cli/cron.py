@@ -1,5 +1,7 @@
 """`hotmesh cron`: create schedules, look at them, change, stop and start them.
 
+Times are shown in the zone of their schedule, with its offset from UTC; in JSON as ISO 8601.
+
 Exit codes: 0 done, 1 an error, 2 no connection (or a bad argument: the expression, a duration, the time zone), 3 no such
 schedule, 6 there is one of that id already.
 """
@@ -9,8 +11,9 @@ from __future__ import annotations
 import asyncio
 import re
 import sys
+import zoneinfo
 from collections.abc import Awaitable, Callable
-from datetime import datetime
+from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any, TypeVar
 
 import click
@@ -18,6 +21,7 @@ import psycopg
 
 from ..client import Client
 from ..connection import conninfo
+from ..durations import written
 from ..errors import InvalidDuration, InvalidSchedule, ScheduleNotFound
 from ..schedule import OVERLAPS
 from . import output
@@ -49,7 +53,7 @@ def _call(dsn: str | None, namespace: str, work: Callable[[Client], Awaitable[T]
 
 @click.group(epilog=__doc__.partition("\n\n")[2] if __doc__ else None)
 def cron() -> None:
-    """Workflows that start again and again."""
+    """Workflows and calls that start again and again."""
 
 
 def options(command: Callable[..., None]) -> Callable[..., None]:
@@ -77,6 +81,30 @@ CLEARED = (
     "args", "task-queue", "time-zone", "delay", "max-cycles", "overlap", "catchup", "jitter", "pause-after-failures", "priority",
     "execution-timeout", "retention", "memo", "note",
 )  # fmt: skip
+
+
+def _zone(name: str) -> tzinfo:
+    try:
+        return zoneinfo.ZoneInfo(name)
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError):  # one that this machine does not know, or that has vanished
+        return UTC
+
+
+def _legible(row: dict[str, Any], zone: tzinfo) -> dict[str, Any]:
+    """What people read of a schedule or a firing: times in its zone, durations in words, nothing that says nothing."""
+
+    def text(name: str, value: Any) -> Any:
+        if isinstance(value, datetime):
+            return output.moment(value, zone)
+        if isinstance(value, timedelta):
+            return written(value.total_seconds()) if value else None
+        if name == "execution_timeout" and value is not None:
+            return written(value)
+        if name in ("interval", "catchup") and value.endswith(" seconds"):
+            return written(float(value.removesuffix(" seconds")))
+        return value
+
+    return {name: text(name, value) for name, value in row.items() if name != "trouble_times" or value}
 
 
 def _named(given: dict[str, Any]) -> dict[str, Any]:
@@ -121,7 +149,9 @@ def create(
     schedule_id: str, workflow_type: str, interval: str, dsn: str | None, namespace: str, is_call: bool, paused: bool,
     json_: bool, **given: Any,
 ) -> None:  # fmt: skip
-    """Create schedule ID, which starts workflows of TYPE; INTERVAL is a cron expression or a duration.
+    """Create a schedule.
+
+    Schedule ID starts workflows of TYPE; INTERVAL is a cron expression or a duration.
 
     \b
     hotmesh cron create nightly report '0 3 * * *' --time-zone Europe/Berlin
@@ -140,7 +170,7 @@ def create(
     if json_:
         output.print_json({"schedule_id": schedule_id, "created": made, "next_slot": following[0] if following else None})
     elif made:
-        click.echo(f"{schedule_id}: first at {output.short(following[0])}")
+        click.echo(f"{schedule_id}: first at {output.moment(following[0], _zone(given['time_zone'] or 'UTC'))}")
     else:
         click.echo(f"{schedule_id} is there already and stays as it is", err=True)
     sys.exit(0 if made else TAKEN)
@@ -161,7 +191,7 @@ def list_(dsn: str | None, namespace: str, json_: bool) -> None:
         output.print_json(rows)
         return
     columns = ("schedule_id", "status", "interval", "time_zone", "workflow_type", "next_slot", "last_slot", "cycles", "failures")
-    output.print_table(rows, columns)
+    output.print_table([_legible(row, _zone(row["time_zone"])) for row in rows], columns)
 
 
 @cron.command()
@@ -172,7 +202,7 @@ def list_(dsn: str | None, namespace: str, json_: bool) -> None:
 @click.option("--history", "limit", type=click.IntRange(0, 10_000), default=20, show_default=True, help="How many of its last.")
 @json_option
 def show(schedule_id: str, dsn: str | None, namespace: str, n: int, limit: int, json_: bool) -> None:
-    """Show a schedule: its state, its next runs, what became of the last."""
+    """Show a schedule, its next runs, and its last."""
 
     async def work(client: Client) -> dict[str, Any]:
         schedule = client.schedule.get(schedule_id)
@@ -186,16 +216,24 @@ def show(schedule_id: str, dsn: str | None, namespace: str, n: int, limit: int, 
         output.print_json(shown)
         return
     console = output.console()
-    about = shown["schedule"]
+    zone = _zone(shown["schedule"]["time_zone"])
+    about = _legible(shown["schedule"], zone)
+    told = {"schedule_id", "status", "namespace"}
+    if shown["next_runs"]:
+        told.add("next_slot")
+    if about["due_at"] == about["next_slot"]:
+        told.add("due_at")
     console.print(output.status(about["status"]), f" {about['schedule_id']}", style="bold", markup=False)
     for name, value in about.items():
-        if value is not None and name not in ("schedule_id", "status", "namespace"):
+        if value is not None and name not in told:
             console.print(f"  {name.replace('_', ' '):<20} {output.short(value, 100)}", markup=False)
-    if shown["next_runs"]:
-        console.print(f"  {'next runs':<20} {', '.join(output.short(at) for at in shown['next_runs'])}", markup=False)
+    for number, at in enumerate(shown["next_runs"]):
+        console.print(f"  {'' if number else 'next runs':<20} {output.moment(at, zone)}", markup=False)
+    if not shown["history"]:
+        return
     console.print()
     columns = ("slot", "origin", "decision", "outcome", "workflow_id", "closed_at", "missed_until")
-    console.print(output.table(shown["history"], columns, title="history"))
+    console.print(output.table([_legible(row, zone) for row in shown["history"]], columns, title="history"))
 
 
 @cron.command()
@@ -231,7 +269,7 @@ def resume(schedule_id: str, dsn: str | None, namespace: str) -> None:
 @namespace_option
 @json_option
 def trigger(schedule_id: str, dsn: str | None, namespace: str, json_: bool) -> None:
-    """Start a run now, beside whatever runs, and print its workflow id."""
+    """Start a run now, whatever runs; print its workflow id."""
 
     async def work(client: Client) -> str:
         return (await client.schedule.get(schedule_id).trigger()).workflow_id
@@ -251,7 +289,9 @@ def trigger(schedule_id: str, dsn: str | None, namespace: str, json_: bool) -> N
 @namespace_option
 @json_option
 def backfill(schedule_id: str, start: datetime, end: datetime, dsn: str | None, namespace: str, json_: bool) -> None:
-    """Run the slots from START to END, both included and in the past, that have not run.
+    """Run slots of the past that have not run.
+
+    Those from START to END, both included.
 
     \b
     hotmesh cron backfill nightly 2026-11-01T00:00Z 2026-11-25T00:00Z
@@ -286,16 +326,18 @@ def update(schedule_id: str, dsn: str | None, namespace: str, clear: tuple[str, 
     if not changes:
         raise click.UsageError("nothing to change: name an option")
 
-    async def work(client: Client) -> list[Any]:
+    async def work(client: Client) -> dict[str, Any]:
         schedule = client.schedule.get(schedule_id)
         await schedule.update(**changes)
-        return await schedule.next_runs(1)
+        return await schedule.describe()
 
-    following = _call(dsn, namespace, work)
+    about = _call(dsn, namespace, work)
     if json_:
-        output.print_json({"schedule_id": schedule_id, "next_slot": following[0] if following else None})
+        output.print_json({"schedule_id": schedule_id, "next_slot": about["next_slot"]})
+    elif about["next_slot"] is None:
+        click.echo(f"{schedule_id}: it is {about['status']}")
     else:
-        click.echo(f"{schedule_id}: next at {output.short(following[0])}" if following else f"{schedule_id}: it is over")
+        click.echo(f"{schedule_id}: next at {output.moment(about['next_slot'], _zone(about['time_zone']))}")
 
 
 @cron.command()

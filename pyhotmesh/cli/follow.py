@@ -53,7 +53,7 @@ class Follower:
             retry = (run, command, attempt, "retry")
             present[retry] = None
             if retry not in self._seen:
-                what = f"{activity}, attempt {attempt}: {failure(last)}; again at {output.short(due)[-8:]}"
+                what = f"{activity}, attempt {attempt}: {failure(last)}; again at {due.astimezone():%H:%M:%S}"
                 lines.append((at, _line(at, workflow_id, "attempt_failed", what)))
         self._seen = present
         return [line for _, line in sorted(lines, key=lambda pair: pair[0])]

@@ -6,7 +6,7 @@ rich is imported where something is drawn: what prints JSON or an id starts with
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, tzinfo
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -48,18 +48,18 @@ def print_json(value: Any) -> None:
 
 
 def short(value: Any, width: int = 60) -> str:
-    """A value in little space: JSON, cut; times to the second in the local zone."""
+    """A value in little space: JSON, cut; times to the second in the local zone, with its offset."""
     if value is None:
         return ""
     if isinstance(value, datetime):
-        return value.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+        return moment(value)
     text = value if isinstance(value, str) else as_json(value)
     return text if len(text) <= width else text[: width - 1] + "…"
 
 
-def exact(at: datetime) -> str:
-    """A time to the millisecond in the local zone."""
-    return at.astimezone().strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
+def moment(at: datetime, zone: tzinfo | None = None, timespec: str = "seconds") -> str:
+    """A time in a zone, or the local one, with the offset from UTC: 2026-11-26 03:00:00+01:00."""
+    return at.astimezone(zone).isoformat(" ", timespec)
 
 
 def status(value: str) -> Text:

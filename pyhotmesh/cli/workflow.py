@@ -204,7 +204,12 @@ def _print_workflow(shown: dict[str, Any]) -> None:
             console.print(output.table(shown[part], columns, title={"waiting": "waits for"}.get(part, part)))
     console.print()
     history = [
-        {**row, "at": output.exact(row["at"]), "payload": told(row["event"], row["payload"]), "asked_for": asked(row["commands"])}
+        {
+            **row,
+            "at": output.moment(row["at"], timespec="milliseconds"),
+            "payload": told(row["event"], row["payload"]),
+            "asked_for": asked(row["commands"]),
+        }
         for row in shown["history"]
     ]
     console.print(output.table(history, ("seq", "at", "event", "command", "payload", "asked_for"), title="history"))

@@ -30,7 +30,7 @@ def test_a_topic_is_served_and_called(hotmesh: HotMesh) -> None:
         said = hotmesh("call", "greet", "--arg", f'"{name}"', *kept, "--json")
         assert json.loads(said) == {"topic": "greet", "result": "Hello, Ada!"}
     assert "ValueError: nobody is there" in hotmesh("call", "greet", "--arg", '"nobody"', code=4)
-    assert "needs an id" in hotmesh("call", "greet", "--ttl", "1 hour", code=1)
+    assert "--ttl needs --id" in hotmesh("call", "greet", "--ttl", "1 hour", code=2)
     worker.terminate()
     worker.communicate(timeout=20)
     assert worker.returncode == 0

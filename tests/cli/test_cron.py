@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 
 import psycopg
 import pytest
@@ -75,6 +76,49 @@ def test_calls_of_a_topic(run: Command) -> None:
     run("create", "s", "price", "@hourly", "--call", "--arg", '"tea"', "--retention", "1 day", "--priority", "1")
     (row,) = json.loads(run("list", "--json"))
     assert (row["task_queue"], row["input"], row["priority"], row["retention"]) == ("call:price", ["tea"], 1, 86400)
+
+
+@pytest.fixture
+def in_new_york() -> Iterator[None]:
+    """The machine's clock shows the time of New York."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TZ", "America/New_York")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+@pytest.mark.usefixtures("in_new_york")
+def test_times_are_those_of_the_schedules_zone(run: Command, dsn: str) -> None:
+    """Not of the machine's; each with its offset, also in JSON."""
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        conn.execute("select hotmesh_engine.skip('2040-03-24 12:00Z' - hotmesh.now())")
+        berlin = ("--time-zone", "Europe/Berlin")
+        assert run("create", "s", "hello", "0 3 * * *", *berlin) == "s: first at 2040-03-25 03:00:00+02:00\n"  # the shift
+        assert run("create", "plain", "hello", "0 3 * * *") == "plain: first at 2040-03-25 03:00:00+00:00\n"
+        assert run("update", "s", "--interval", "30 3 * * *") == "s: next at 2040-03-25 03:30:00+02:00\n"
+        assert "2040-03-25 03:30:00+02:00" in run("list") and "2040-03-25 03:00:00+00:00" in run("list")
+        conn.execute("select hotmesh_engine.skip('2040-03-25 02:00Z' - hotmesh.now())")
+        conn.execute("select hotmesh_engine.fire_schedules()")
+        shown = run("show", "s", "--next", "2")
+        assert shown.count("2040-03-25 03:30:00+02:00") == 2  # the last slot; in its history
+        assert "next runs            2040-03-26 03:30:00+02:00\n                       2040-03-27 03:30:00+02:00\n" in shown
+        conn.execute("update hotmesh_engine.schedule set time_zone = 'Nowhere/Gone'")
+        assert "2040-03-26 01:30:00+00:00" in run("list")
+    assert [row["next_slot"] for row in json.loads(run("list", "--json"))] == [
+        "2040-03-25T03:00:00+00:00", "2040-03-26T01:30:00+00:00"
+    ]  # fmt: skip
+
+
+def test_durations_are_told_in_words(run: Command) -> None:
+    run("create", "s", "hello", "15 minutes", "--jitter", "90 s", "--catchup", "1 day", "--execution-timeout", "0.5")
+    run("create", "plain", "hello", "@daily")
+    words = run("show", "s").split("\n")
+    for name, text in (("interval", "15 minutes"), ("jitter", "1 minute 30 seconds"), ("catchup", "1 day")):
+        assert f"  {name:<20} {text}" in words
+    assert f"  {'execution timeout':<20} 0.5 seconds" in words
+    assert "15 minutes" in run("list")
+    assert not any(nothing in run("show", "plain") for nothing in ("jitter", "trouble", "history", "due at", "execution"))
 
 
 def test_ids_of_all_kinds(run: Command) -> None:

@@ -68,6 +68,7 @@ instants = st.datetimes(datetime(1990, 1, 1), datetime(2090, 1, 1)).map(
     [datetime(2027, 1, 30, tzinfo=UTC)],
 )
 @example(["0 0 */7 * 0#1,L6,mon-fri#1", "0 0 */7 * L6,mon-fri#1", "0 0 1-31 * sat-fri#2"], [datetime(2000, 1, 1, tzinfo=UTC)])
+@example(["@hourly", "@daily", "@midnight", "@weekly", "@monthly", "@yearly", "@annually"], [datetime(2026, 5, 6, 7, tzinfo=UTC)])
 @example(["59 59 23 31 12 *", "1-1 * * * *", "22-4/3 22-4/3 * * *"], [datetime(2026, 12, 31, 23, 59, 59, tzinfo=UTC)])
 def test_it_says_what_croniter_says(ask: Ask, written: list[str], at: list[datetime]) -> None:
     cases = [(expression, after) for expression in written for after in at]

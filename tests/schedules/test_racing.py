@@ -11,6 +11,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from bench.chaos.processes import until
+from tests.reliability.kit import spawn
 from tests.schedules.conftest import Schedules
 
 CHECKOUT = Path(__file__).parents[2]
@@ -52,6 +54,46 @@ def test_a_thousand_slots_raced_by_processes_that_are_killed(db: Schedules) -> N
     ]
     assert db.rows("select decision, outcome, count(*) from hotmesh.firings group by 1, 2") == [("started", "open", 1000)]
     assert db.rows("select count(*), count(distinct workflow_id) from hotmesh.workflows") == [(1000, 1000)]
+
+
+def test_a_thousand_slots_raced_by_workers_that_are_killed(db: Schedules) -> None:
+    """One schedule, five whole workers: they fire its slots and run what these start. In every tenth round the one
+    that has most in hand is killed, at whatever it is, and another one comes."""
+    rounds, minutes = 50, 20
+    db.at("2040-01-01 00:00:00Z")
+    db.cron("s", "* * * * *", '{"overlap": "allow_all", "catchup": "1 day", "args": [1]}', workflow="pids")
+    chance = random.Random(1)
+    workers = {worker.name: worker for worker in (spawn(db.dsn) for _ in range(5))}
+    victims = []
+    busiest = "select name from hotmesh.workers where name = any(%s) order by runs desc, random() limit 1"
+    try:
+        for number in range(1, rounds + 1):
+            kill = number % 10 == 1
+            if kill:
+                until(lambda: all(worker.registered(db.conn) for worker in workers.values()), "five serve")
+            db.skip(f"{minutes} minutes")
+            if kill:
+                time.sleep(chance.uniform(0, 0.05))
+                victims.append(workers.pop(db.value(busiest, list(workers))))
+                victims[-1].kill()
+                heir = spawn(db.dsn)
+                workers[heir.name] = heir
+            until(lambda n=number: len(db.decisions()) == n * minutes, "the others fire the rest")  # type: ignore[misc]
+        until(lambda: all(victim.released(db.conn) for victim in victims), "nothing is left with the dead")
+        until(lambda: db.about()["open_runs"] == 0, "all that was started ends")
+    finally:
+        for worker in workers.values():
+            worker.kill()
+    db.fire()  # what has closed since the last look
+    firings = "select decision, outcome, count(*), count(distinct (slot, run_id)) from hotmesh.firings group by 1, 2"
+    assert db.rows(firings) == [("started", "completed", 1000, 1000)]
+    assert db.rows("select slot from hotmesh.firings order by slot") == db.rows(
+        "select timestamptz '2040-01-01Z' + n * interval '1 minute' from generate_series(1, 1000) n order by n"
+    )
+    runs = "select status, count(*), count(distinct workflow_id) from hotmesh.workflows group by 1"
+    assert db.rows(runs) == [("completed", 1000, 1000)]
+    events = "select count(*), count(distinct workflow_id) from hotmesh.history where event = %s"
+    assert [db.rows(events, event) for event in ("started", "completed")] == [[(1000, 1000)]] * 2
 
 
 def test_many_processes_create_one_schedule(db: Schedules) -> None:

@@ -32,6 +32,16 @@ def test_what_is_understood(text: durations.Duration, seconds: float) -> None:
     assert durations.parse(text) == seconds
 
 
+@given(st.integers(0, 10**13).map(lambda micros: micros / 1e6) | st.just(math.inf))
+def test_what_is_written_is_understood(seconds: float) -> None:
+    assert durations.parse(durations.written(seconds)) == pytest.approx(seconds, abs=1e-6)
+
+
+def test_what_is_written_is_for_people() -> None:
+    written = {0: "0 seconds", 0.1: "0.1 seconds", 1: "1 second", 900: "15 minutes", 5400: "1 hour 30 minutes", 86400: "1 day"}
+    assert {seconds: durations.written(seconds) for seconds in written} == written
+
+
 @given(
     st.lists(st.tuples(st.integers(0, 200), st.sampled_from(sorted(UNITS)), st.sampled_from(["", " "])), min_size=1, max_size=4)
 )

@@ -228,7 +228,7 @@ begin
       k.next_slot := hotmesh_engine.slot_after(k, c, k.anchor);
       if k.next_slot is null then
         v_number := regexp_count(k.cron, '\S+') - 2;              -- the field of days
-        perform hotmesh_engine.refuse_cron(k.cron, 'day of month', v_number::int, regexp_instr(k.cron, '\S+', 1, v_number::int),
+        perform hotmesh_engine.refuse_cron(k.cron, 'day of month', v_number::int, 0,
           regexp_substr(k.cron, '\S+', 1, v_number::int), 'it never comes',
           'No day of the next 50 years fits. L in this field is the last day of any month.');
       end if;
