@@ -154,6 +154,17 @@ def test_a_message_for_a_leased_run_wakes_its_holder_if_it_sleeps(db: Database, 
     assert told(heard) == []
 
 
+def test_what_a_worker_leaves_behind_is_offered(db: Database, heard: psycopg.Connection[object]) -> None:
+    one, two = Hand(db, 1), Hand(db, 2)
+    (run,) = start(db, "w")
+    assert one.claim() == {run}
+    says(two, True)
+    told(heard)
+    db.rows("select hotmesh_engine.retire(1)")
+    assert told(heard) == ["hotmesh_2"]
+    assert two.claim() == {run}
+
+
 def test_who_asks_for_a_result_as_the_run_closes_is_told(db: Database, heard: psycopg.Connection[object]) -> None:
     """Those who wait are looked up in the turn that closes a run, and in the one after."""
     worker = Hand(db, 1)
