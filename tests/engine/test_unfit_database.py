@@ -103,8 +103,12 @@ async def test_a_server_that_is_still_starting_is_waited_for(
         worker.stop()
 
 
-async def test_who_was_let_in_once_outlives_a_refusal(own_server: EmbeddedServer, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("loses", ["its connections", "its lease"])
+async def test_who_was_let_in_once_outlives_a_refusal(
+    own_server: EmbeddedServer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, loses: str
+) -> None:
     """As while a fail-over is prepared: roles and databases may be missing for a time."""
+    monkeypatch.setattr(client, "CONNECT_FOR", 0.3)
     with psycopg.connect(own_server.dsn, autocommit=True) as conn:
         conn.execute("create role app login superuser")
     dsn = make_conninfo(own_server.dsn, user="app")
@@ -116,14 +120,19 @@ async def test_who_was_let_in_once_outlives_a_refusal(own_server: EmbeddedServer
         assert await lasting.workflow.execute("chain", args=[2], timeout=20) == [0, 2]
         with psycopg.connect(own_server.dsn, autocommit=True) as conn:
             conn.execute("alter role app nologin")
+            if loses == "its lease":
+                conn.execute("update hotmesh_engine.worker set dead = true")
+                await until(lambda: refused("pyhotmesh.worker"), "the worker would register anew, and says why it cannot")
             conn.execute("select pg_terminate_backend(pid) from pg_stat_activity where usename = 'app'")
             call = asyncio.create_task(lasting.workflow.execute("chain", args=[3], timeout=20))
             for name in ("pyhotmesh.worker", "psycopg.pool"):
                 await until(lambda name=name: refused(name), f"{name} has been refused, and says so")
+            await asyncio.wait([call], timeout=5 * client.CONNECT_FOR)
             assert not call.done()
             conn.execute("alter role app login")
         assert await call == [0, 2, 4]
-    assert len(refused("pyhotmesh.worker")) == 1
+    if loses == "its connections":
+        assert len(refused("pyhotmesh.worker")) == 1
 
 
 async def test_a_client_says_why_it_has_no_connection(server_directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:

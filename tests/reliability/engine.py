@@ -54,8 +54,9 @@ class Hand:
         """Nothing has been heard of it for longer than its lease."""
         self.db.rows("update hotmesh_engine.worker set beat_at = beat_at - lease * 2 where worker_id = %s returning 1", self.id)
 
-    def beat(self) -> None:
-        self.db.rows("select hotmesh_engine.heartbeat(%s, '{}', '{}', '{}', '{}')", self.id)
+    def beat(self) -> bool:
+        """A heartbeat; false if it is told that it is dead."""
+        return bool(self.db.value("select r_alive from hotmesh_engine.heartbeat(%s, '{}', '{}', '{}', '{}')", self.id))
 
     def sweep(self) -> int:
         return int(self.db.value("select hotmesh_engine.sweep(%s)", self.id))

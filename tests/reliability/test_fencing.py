@@ -10,6 +10,7 @@ import psycopg
 import pytest
 
 from pyhotmesh import Client
+from tests.reliability.engine import Hand, start
 from tests.reliability.flows import pids
 from tests.reliability.kit import Database, serve, spawn, until
 
@@ -89,3 +90,19 @@ def test_adoption_waits_for_a_turn_of_the_old_incarnation(db: Database, does: st
         with pytest.raises(psycopg.Error) as refused:
             old.execute(call.encode(), params)
         assert refused.value.sqlstate == "HM004"
+
+
+def test_who_does_not_hold_a_run_cannot_park_it(db: Database) -> None:
+    """Its turn was refused, it says; but the lease has moved on meanwhile."""
+    (run,) = start(db, "w")
+    holder, other = Hand(db, 1), Hand(db, 2)
+    assert holder.claim() == {run}
+    fence = holder.leases[run][0]
+    failed = "select hotmesh_engine.turn_failed(%s, %s, %s, '22003', 'not yours')"
+    db.rows(failed, other.id, run, fence)
+    db.rows(failed, holder.id, run, fence - 1)
+    assert db.status("w") == "running"
+    assert holder.step(run)
+    db.rows(failed, holder.id, run, fence)
+    assert db.status("w") == "troubled"
+    assert not holder.step(run), "it has given it up"

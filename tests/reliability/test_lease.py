@@ -72,12 +72,14 @@ def test_the_first_to_come_back_waits_for_the_others(db: Database) -> None:
     for worker in (one, two):
         worker.is_old()
         worker.falls_silent()
-    one.beat()
+    assert one.beat()
     one.sweep()
     assert not two.is_dead
     one.is_old()
-    one.beat()
+    assert one.beat()
     one.sweep()
+    assert two.is_dead
+    assert not two.beat(), "death is final, and it is told so"
     assert two.is_dead
 
 

@@ -51,3 +51,21 @@ async def test_nor_is_one_of_an_earlier_attempt(dsn: str, db: Database) -> None:
         assert db.rows("select holder, attempt from hotmesh_engine.activity_task") == [(1, 2)]
         worker.report(run, command, 2, '"second"')
         assert await handle.result(timeout=20) == ["second"]
+
+
+async def test_what_is_handed_back_was_no_attempt(dsn: str, db: Database) -> None:
+    """By a worker that ends; one that dies has used it up."""
+    async with Client(dsn) as client, serve(client):
+        handle = await client.workflow.start(fan, args=[1, "helpers"])
+        await until(lambda: db.value("select count(*) from hotmesh.activities") == 1, "its activity waits for a helper")
+        ends, dies, last = (Hand(db, i, "helpers") for i in (1, 2, 3))
+        ((run, command, attempt),) = claims(ends)
+        db.rows("select hotmesh_engine.retire(%s)", ends.id)
+        assert attempt == 1
+        assert claims(dies) == [(run, command, 1)]
+        dies.falls_silent()
+        last.is_old()
+        last.sweep()
+        assert claims(last) == [(run, command, 2)]
+        last.report(run, command, 2, '"done"')
+        assert await handle.result(timeout=20) == ["done"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+import uuid
 from typing import Any
 
 import psycopg
@@ -78,6 +79,21 @@ async def test_two_starts_of_one_id(dsn: str, db: Database, ends: str) -> None:
     else:
         assert isinstance(answer, tuple)
     assert db.value("select count(*) from hotmesh.workflows where workflow_id = 'same'") == 1
+
+
+@pytest.mark.parametrize("closed", [False, True])
+def test_a_start_that_is_repeated_starts_once(db: Database, closed: bool) -> None:
+    """Its reply was lost; the run may even have closed meanwhile."""
+    request = uuid.uuid4()
+    call = "select * from hotmesh_engine.start('default', '{t}', '{w}', '{q}', array['[]'::json], array[%s::uuid], p_retry => %s)"
+    ((run, _),) = db.rows(call, request, False)
+    if closed:
+        db.rows("select hotmesh.interrupt('w')")
+    assert db.rows(call, request, True) == [(run, True)]
+    assert db.value("select count(*) from hotmesh_engine.run") == 1
+    if closed:
+        ((other, _),) = db.rows(call, uuid.uuid4(), True)
+        assert other != run
 
 
 async def test_a_start_in_an_open_transaction_holds_no_worker_up(dsn: str, db: Database) -> None:

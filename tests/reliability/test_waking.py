@@ -9,12 +9,17 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from pyhotmesh import Client, StartRequest, results, turn
+from pyhotmesh import Client, StartRequest, results, turn, workflow
 from tests.reliability.engine import Hand, start
-from tests.reliability.flows import chain, fan, listen, shout
+from tests.reliability.flows import chain, listen, shout
 from tests.reliability.kit import Database, serve, until
 
 FLAG = "select count(*) from hotmesh_engine.sleeper where asleep"
+
+
+@workflow.defn
+async def at_once() -> int:
+    return 7
 
 
 @pytest.fixture(autouse=True)
@@ -23,42 +28,54 @@ def rare_polls(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(results, "POLL", 60.0)
 
 
-async def test_a_sleeping_worker_is_woken(dsn: str, db: Database) -> None:
-    async with (
-        Client(dsn) as client,
-        serve(client, cache_size=0),
-        serve(client, task_queue="helpers", workflows=[], name="helper"),
-    ):
+async def test_a_sleeping_worker_is_woken(dsn: str, db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turn, "LOOKS", ())
+    async with Client(dsn) as client, serve(client, cache_size=0):
 
-        async def both_sleep() -> None:
-            await until(lambda: db.value(FLAG) == 2, "both sleep")
+        async def sleeps() -> None:
+            await until(lambda: db.value(FLAG) == 1, "it sleeps")
 
-        await both_sleep()
+        await sleeps()
         handles = await client.workflow.start_many([StartRequest(shout, [str(i)]) for i in range(3)])
         assert [await handle.result(10) for handle in handles] == ["0!", "1!", "2!"]
 
-        await both_sleep()
+        await sleeps()
         async with await psycopg.AsyncConnection.connect(dsn) as conn:
             joined = await client.workflow.start(shout, args=["joined"], conn=conn)
             await conn.commit()
         assert await joined.result(10) == "joined!"
 
+        await sleeps()
         waiting = await client.workflow.start(listen, args=["k"], workflow_id="w")
         await until(lambda: db.parked("w"), "it waits")
-        await both_sleep()
+        await sleeps()
         await client.signal("k", 1)
         assert await waiting.result(10) == [1]
 
-        await both_sleep()
-        assert await client.workflow.execute(fan, args=[3, "helpers"], timeout=10) == [0, 2, 4]
-
         later = await client.workflow.start(chain, args=[2], start_delay="1 day")
-        await both_sleep()
+        await sleeps()
         db.skip("1 day")
         assert await later.result(10) == [0, 2]
 
 
-async def test_what_a_worker_hands_back_wakes_another(dsn: str, db: Database, tmp_path: Path) -> None:
+async def test_a_start_beside_one_that_is_given_is_found(dsn: str, db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first takes down the worker's flag, so the second tells nobody; the worker looks when it puts the flag up."""
+    monkeypatch.setattr(turn, "LOOKS", ())
+    async with Client(dsn) as client, serve(client, workflows=[at_once]):
+        await until(lambda: db.value(FLAG) == 1, "it sleeps")
+        with psycopg.connect(dsn) as sender:
+            for workflow_id in ("a", "b"):
+                sender.execute(
+                    "select hotmesh_engine.start('default', '{at_once}', array[%s], '{default}', array['[]'::json],"
+                    " array[gen_random_uuid()])", (workflow_id,),
+                )  # fmt: skip
+        assert [await client.get_handle(w).result(10) for w in ("a", "b")] == [7, 7]
+
+
+async def test_what_a_worker_hands_back_wakes_another(
+    dsn: str, db: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turn, "LOOKS", ())
     async with Client(dsn) as client:
         async with serve(client, graceful_shutdown_timeout=0.0):
             handle = await client.workflow.start("call", args=["held", [str(tmp_path)], {}])
@@ -135,6 +152,17 @@ def test_a_message_for_a_leased_run_wakes_its_holder_if_it_sleeps(db: Database, 
     says(one, False)
     db.rows("select hotmesh.interrupt('b')")
     assert told(heard) == []
+
+
+def test_what_a_worker_leaves_behind_is_offered(db: Database, heard: psycopg.Connection[object]) -> None:
+    one, two = Hand(db, 1), Hand(db, 2)
+    (run,) = start(db, "w")
+    assert one.claim() == {run}
+    says(two, True)
+    told(heard)
+    db.rows("select hotmesh_engine.retire(1)")
+    assert told(heard) == ["hotmesh_2"]
+    assert two.claim() == {run}
 
 
 def test_who_asks_for_a_result_as_the_run_closes_is_told(db: Database, heard: psycopg.Connection[object]) -> None:
