@@ -108,7 +108,7 @@ async def test_who_was_let_in_once_outlives_a_refusal(
     own_server: EmbeddedServer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, loses: str
 ) -> None:
     """As while a fail-over is prepared: roles and databases may be missing for a time."""
-    monkeypatch.setattr(client, "CONNECT_FOR", 0.3)
+    monkeypatch.setattr(pool, "CONNECT_FOR", 0.3)
     with psycopg.connect(own_server.dsn, autocommit=True) as conn:
         conn.execute("create role app login superuser")
     dsn = make_conninfo(own_server.dsn, user="app")
@@ -127,7 +127,7 @@ async def test_who_was_let_in_once_outlives_a_refusal(
             call = asyncio.create_task(lasting.workflow.execute("chain", args=[3], timeout=20))
             for name in ("pyhotmesh.worker", "psycopg.pool"):
                 await until(lambda name=name: refused(name), f"{name} has been refused, and says so")
-            await asyncio.wait([call], timeout=5 * client.CONNECT_FOR)
+            await asyncio.wait([call], timeout=5 * pool.CONNECT_FOR)
             assert not call.done()
             conn.execute("alter role app login")
         assert await call == [0, 2, 4]
