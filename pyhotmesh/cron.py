@@ -175,8 +175,11 @@ def _refusal(text: str, names: tuple[str, ...], number: int, part: _Part, reason
 
 
 def seconds(what: str, value: Any, *, endless: bool = False) -> float | str:
-    """A duration as the engine takes it in JSON."""
-    found = parse_duration(value)
+    """A duration as the engine takes it in JSON; an error says which one is wrong."""
+    try:
+        found = parse_duration(value)
+    except InvalidDuration as error:
+        raise InvalidDuration(f"{what}: {error.message}", hint=error.hint) from None
     if found < float("inf"):
         return found
     if not endless:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 from . import cron, engine, joined, payloads, workflow
-from .errors import PayloadError, ScheduleNotFound
+from .errors import InvalidDuration, PayloadError, ScheduleNotFound
 from .handle import Handle
 from .ids import guid_bytes
 
@@ -67,7 +67,7 @@ def _args(name: str, value: Any) -> Any:
 
 def _number(name: str, value: Any) -> int:
     if type(value) is not int or not 1 <= value <= (5 if name == "priority" else 999_999_999):
-        raise PayloadError(name, f"must be a whole number from 1, not {value!r:.100}")
+        raise PayloadError(name, f"must be a whole number from 1 {'to 5' if name == 'priority' else 'on'}, not {value!r:.100}")
     return value
 
 
@@ -84,7 +84,12 @@ def _kind(name: str, value: Any) -> str:
 
 
 def _catchup(name: str, value: Any) -> float | str:
-    return value if value in ("none", "last") else cron.seconds(name, value, endless=True)
+    if value in ("none", "last"):
+        return str(value)
+    try:
+        return cron.seconds(name, value, endless=True)
+    except InvalidDuration as error:
+        raise InvalidDuration(error.message, hint="'none', 'last', or a duration such as '1 hour'") from None
 
 
 def _paused(name: str, value: Any) -> bool:
@@ -123,7 +128,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
 def creation(namespace: str, schedule_id: str, given: dict[str, Any]) -> list[Any]:
     """The arguments of the engine's call; repeated with the same ones it answers the same."""
     if not 1 <= len(payloads.text_bytes(schedule_id, "schedule_id")) <= 900:
-        raise PayloadError("schedule_id", f"must have 1 to 900 bytes, this is {schedule_id!r:.100}", "use a shorter one")
+        raise PayloadError("schedule_id", f"must have 1 to 900 bytes, this is {schedule_id!r:.100}", "for example 'nightly'")
     return [namespace, schedule_id, specification(given).decode(), UUID(bytes=guid_bytes())]
 
 

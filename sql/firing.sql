@@ -67,7 +67,8 @@ begin
   end if;
   r_fired := case when v_keys is null then 0 else hotmesh_engine.fire_or_halve(v_keys, v_now) end;
 
-  if exists (select from hotmesh_engine.schedule where schedule_key = any (v_keys) and due_at <= v_now) then
+  if r_fired > 0 and cardinality(v_more) = p_limit
+     or exists (select from hotmesh_engine.schedule where schedule_key = any (v_keys) and due_at <= v_now) then
     r_next := 0;
   end if;
   if r_next is null then

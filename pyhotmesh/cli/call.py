@@ -6,15 +6,19 @@ ended within the timeout (it goes on).
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import click
 
 from ..call import MeshCall
+from ..calls import queue_of
 from ..client import Client
 from . import output
 from .database import dsn_option
 from .workflow import Json, json_option, on_client, timeout_option
+
+_PATIENCE = 1.0  # seconds without an answer, after which somebody at a terminal wonders
 
 
 @click.command(epilog=__doc__.partition("\n\n")[2] if __doc__ else None)
@@ -44,10 +48,24 @@ def call(
         # Closed, not left to the end of the event loop: a pool that is still connecting then swallows its cancellation,
         # and the command would wait for it for ever.
         async with MeshCall(client, namespace=namespace) as mesh:
-            return await mesh.exec(topic, args, id=id, ttl=ttl, timeout=timeout)
+            call = asyncio.ensure_future(mesh.exec(topic, args, id=id, ttl=ttl, timeout=timeout))
+            try:
+                await asyncio.wait({call}, timeout=_PATIENCE)
+                if not call.done() and not await _served(client, topic):
+                    click.echo(f"Nobody serves topic {topic!r} in namespace {namespace!r} now; waiting for somebody", err=True)
+                return await call
+            finally:
+                call.cancel()
 
     result = on_client(dsn, namespace, work)
     if json_:
         output.print_json({"topic": topic, "result": result})
     else:
         click.echo(output.as_json(result))
+
+
+async def _served(client: Client, topic: str) -> bool:
+    rows = await client._rows(
+        "select from hotmesh.queues where namespace = %s and task_queue = %s and workers > 0", (client.namespace, queue_of(topic))
+    )
+    return bool(rows)

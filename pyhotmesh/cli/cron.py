@@ -22,7 +22,7 @@ import psycopg
 from ..client import Client
 from ..connection import conninfo
 from ..durations import written
-from ..errors import InvalidDuration, InvalidSchedule, ScheduleNotFound
+from ..errors import InvalidDuration, InvalidSchedule, PayloadError, ScheduleNotFound
 from ..schedule import OVERLAPS
 from . import output
 from .database import dsn_option, failures
@@ -45,7 +45,7 @@ def _call(dsn: str | None, namespace: str, work: Callable[[Client], Awaitable[T]
             found = conninfo(dsn)
             psycopg.connect(found).close()  # a client would wait for a database that is away
             return asyncio.run(main(found))
-        except (ScheduleNotFound, InvalidSchedule, InvalidDuration) as error:
+        except (ScheduleNotFound, InvalidSchedule, InvalidDuration, PayloadError) as error:
             click.echo(f"Error: {error}", err=True)
             sys.exit(NOT_FOUND if isinstance(error, ScheduleNotFound) else 2)
     raise AssertionError  # the context manager has left the program

@@ -22,6 +22,8 @@ async def greet(name):
 def test_a_topic_is_served_and_called(hotmesh: HotMesh) -> None:
     (hotmesh.directory / "mesh.py").write_text(MESH)
     assert "has not ended within 0.1 s" in hotmesh("call", "greet", "--arg", '"early"', "--timeout", "0.1", code=5)
+    said = hotmesh("call", "pirce", "--timeout", "2", code=5)
+    assert "Nobody serves topic 'pirce' in namespace 'default' now; waiting for somebody" in said
     worker = hotmesh.start("worker", "mesh:mesh")
     read_until(worker, "serves call:greet")
     assert hotmesh("call", "greet", "--arg", '"World"') == '"Hello, World!"\n'

@@ -153,6 +153,8 @@ def test_what_is_refused(run: Command) -> None:
     assert "it never comes\n0 0 30 2 *\n    ^^\n" in run("create", "s", "hello", "0 0 30 2 *", code=2)
     assert "did you mean 1 day?" in run("create", "s", "hello", "1 dya", code=2)
     assert "did you mean Europe/Berlin?" in run("create", "s", "hello", "@daily", "--time-zone", "Europe/Berln", code=2)
+    assert "jitter: not a duration: '1 dya'" in run("create", "s", "hello", "@daily", "--jitter", "1 dya", code=2)
+    assert "schedule_id: must have 1 to 900 bytes" in run("create", "", "hello", "@daily", code=2)
     assert "is not JSON" in run("create", "s", "hello", "@daily", "--arg", "World", code=2)
     assert run("list") == "none\n"
     for command in ("show", "pause", "resume", "trigger"):

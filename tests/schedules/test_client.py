@@ -272,12 +272,25 @@ REFUSED: list[tuple[type[HotMeshError], dict[str, Any]]] = [
 ]
 
 
+SAID: list[tuple[dict[str, Any], str]] = [
+    ({"delay": "soon"}, "^delay: not a duration: 'soon'"),
+    ({"jitter": "1 dya"}, r"^jitter: not a duration: '1 dya' \(position 3\): .*did you mean 1 day"),
+    ({"catchup": "some"}, r"^catchup: not a duration: 'some'.*'none', 'last', or a duration"),
+    ({"interval": "1 dya"}, "^not a duration: '1 dya'"),
+    ({"priority": 6}, "^priority: must be a whole number from 1 to 5, not 6"),
+    ({"max_cycles": 0}, "^max_cycles: must be a whole number from 1 on, not 0"),
+]
+
+
 async def test_bad_input_is_refused_at_the_call(dsn: str, db: Schedules) -> None:
     async with Client(dsn) as client:
         for kind, wrong in REFUSED:
             good: dict[str, Any] = {"schedule_id": "s", "workflow": nothing, "interval": "1 day"}
             with pytest.raises(kind):
                 await client.schedule.create(**(good | wrong))
+        for wrong, said in SAID:
+            with pytest.raises(HotMeshError, match=said):
+                await client.schedule.create("s", nothing, **({"interval": "1 day"} | wrong))
         assert await client.schedule.list() == []
         await client.schedule.create("s", nothing, interval="1 day")
         for kind, wrong in REFUSED:

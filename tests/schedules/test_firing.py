@@ -79,6 +79,20 @@ def test_buffer_one(every_minute: Schedules) -> None:
     assert db.slots() == ["00:01:00", "00:02:00"]
 
 
+def test_more_that_are_buffered_than_a_call_takes(db: Schedules) -> None:
+    """The duty says that it has more to do at once."""
+    db.at(MIDNIGHT)
+    db.rows(
+        "select hotmesh.cron('s' || n, 'nothing', '* * * * *', '{\"overlap\": \"buffer_one\"}') from generate_series(1, 250) n"
+    )
+    for number in (1, 2):
+        db.at(minute(number))
+        assert db.fire() == 250
+    db.close()
+    assert db.fire() == 250
+    assert db.rows("select decision, count(*) from hotmesh.firings group by 1") == [("started", 500)]
+
+
 def test_allow_all(every_minute: Schedules) -> None:
     db = every_minute
     options(db, '{"overlap": "allow_all"}')
