@@ -87,14 +87,8 @@ class Client:
         if conn is not None:
             await joined.execute(conn, engine.SIGNAL, params)
             return
-
-        async def send(own: Any, lost: bool) -> int:
-            ((answer,),) = await direct.fetch(own, engine.SIGNAL, params)
-            if answer == 2:  # on this connection: another may be to a server that has lost it in a crash
-                await direct.fetch(own, engine.FLUSH, ())
-            return int(answer)
-
-        if await self._repeated(send, safe=idempotency_key is not None) == 1:
+        stayed = await self._value(engine.SIGNAL, params, safe=idempotency_key is not None)
+        if stayed:
             await self._route()
 
     def get_handle(self, workflow_id: str, task_queue: str | None = None, *, run_id: int | None = None) -> Handle:

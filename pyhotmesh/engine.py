@@ -62,8 +62,7 @@ START = (
     "select run_id, started from hotmesh_engine.start(%s, %b, %b, %b, %b, %b, %b, %b, "
     "%b::text[]::interval[], %b, %b, %s, %s, %s, %b, %s)"
 )
-SIGNAL = "select hotmesh_engine.signal(%s, %s, %s, %s, %s)"  # 1: something stayed; 2: FLUSH is still to come
-FLUSH = "select hotmesh_engine.flush()"
+SIGNAL = "select hotmesh_engine.signal(%s, %s, %s, %s, %s)"
 OPEN_RUN = "select hotmesh_engine.open_run(%s, %s)"
 INTERRUPT_RUN = "select hotmesh_engine.interrupt_run(%s, %s)"
 ROUTE = "select hotmesh.route()"

@@ -4,9 +4,8 @@
 -- caller's transaction only inserts happen (its snapshot may be old, its end far away), and the
 -- workers route it after the commit.
 
--- Returns 1 if routing could not get at somebody's lock: the client then calls hotmesh.route(). 2: it is
--- handed over, but not yet on the disk; the client calls flush() on the same connection before it says so.
--- An idempotency key used before: nothing happens, and the first one's commit may need that flush.
+-- Returns 1 if routing could not get at somebody's lock: the client then calls hotmesh.route().
+-- An idempotency key used before: nothing happens, 0.
 create or replace function hotmesh_engine.signal(
   p_namespace text, p_key text, p_payload json, p_idempotency_key text default null,
   p_caller boolean default false, p_retention interval default '7 days'
@@ -16,19 +15,17 @@ declare
   v_now timestamptz := hotmesh.now();
   v_ns  int := hotmesh_engine.namespace_id(p_namespace);
   v_id  bigint;
-  v_end int;
 begin
   perform hotmesh_engine.check_name('signal id', p_key);
   if p_idempotency_key is not null then
     perform hotmesh_engine.check_name('idempotency key', p_idempotency_key);
     insert into hotmesh_engine.request (namespace_id, request_id, expires_at)
     values (v_ns, p_idempotency_key, v_now + p_retention) on conflict do nothing;
-    if not found then return 2; end if;
+    if not found then return 0; end if;
   end if;
   v_id := nextval('hotmesh_engine.id');
-  if not p_caller then
-    v_end := hotmesh_engine.hand_over(v_ns, p_key, coalesce(p_payload, 'null'), v_id, v_now, v_now + p_retention);
-    if v_end is not null then return v_end; end if;
+  if not p_caller and hotmesh_engine.hand_over(v_ns, p_key, coalesce(p_payload, 'null'), v_id, v_now, v_now + p_retention) then
+    return 0;
   end if;
   insert into hotmesh_engine.message (message_id, place, sent_at, expires_at, namespace_id, key, payload)
   values (v_id, v_id, v_now, v_now + p_retention, v_ns, p_key, coalesce(p_payload, 'null'));
@@ -43,17 +40,13 @@ end $$;
 
 -- What routing would do for a new message of its own in the usual cases, in a quarter of its
 -- statements: nobody waits for it, and it stays; or a single wait asks for it, and nothing older is
--- kept under the key. Same locks, same order, same reasons as in route.sql; null, with nothing done
+-- kept under the key. Same locks, same order, same reasons as in route.sql; false, with nothing done
 -- but a slot locked, if it is not that simple.
--- To a run that a worker holds it is committed without waiting for the disk (2): the worker's turn takes the
--- time that the disk would. Whatever the worker records of it comes later in the WAL, so nothing that follows
--- from the signal can be durable without it; and the sender is told when it is. Crash in between: the sender
--- has no answer, as with any commit.
 -- A worker that is asleep gets a small message with its notification, and need not fetch it; one that
 -- is awake looks anyway. Should it see the message twice, it knows it by its id.
 create or replace function hotmesh_engine.hand_over(
   p_ns int, p_key text, p_payload json, p_id bigint, p_now timestamptz, p_expires timestamptz
-) returns int
+) returns boolean
 language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 declare
   v_waits   int;
@@ -65,7 +58,7 @@ declare
   v_asleep  boolean;
 begin
   if not pg_try_advisory_xact_lock(1212370259, hotmesh_engine.slot(p_ns, p_key)) then
-    return null;
+    return false;
   end if;
   select count(*), min(w.run_id), min(w.command),
          not exists (select from hotmesh_engine.message where namespace_id = p_ns and key = p_key)
@@ -77,9 +70,9 @@ begin
   if v_waits = 0 then
     insert into hotmesh_engine.message (message_id, place, sent_at, expires_at, namespace_id, key, payload)
     values (p_id, p_id, p_now, p_expires, p_ns, p_key, p_payload);
-    return 0;
+    return true;
   elsif v_waits > 1 or not v_plain then
-    return null;
+    return false;
   end if;
   with l as materialized (
     select holder from hotmesh_engine.live where run_id = v_run for update skip locked
@@ -91,23 +84,15 @@ begin
   select true, holder, exists (select from hotmesh_engine.sleeper where worker_id = holder and asleep)
     into v_locked, v_holder, v_asleep from l;
   if v_locked is null then
-    return null;
+    return false;
   elsif v_holder is null then
     perform hotmesh_engine.judge(array[v_run], p_now);
-    return 0;
   elsif v_asleep then
     perform pg_notify('hotmesh_' || v_holder, case when octet_length(p_payload::text) <= 4000
       then format('%s %s %s %s', v_run, p_id, v_command, p_payload) else '' end);
   end if;
-  set local synchronous_commit = off;
-  return 2;
+  return true;
 end $$;
-
--- Returns when all that was committed before it is as durable as the session asks for its own commits.
-create or replace function hotmesh_engine.flush() returns void
-language sql volatile set search_path = pg_catalog, pg_temp as $$
-  select pg_logical_emit_message(true, 'hotmesh'::text, ''::text)      -- something to commit
-$$;
 
 create or replace function hotmesh.signal(signal_id text, payload json default 'null', namespace text default 'default')
 returns void

@@ -65,9 +65,8 @@ drop index hotmesh_engine.run_identity;
 create index run_identity on hotmesh_engine.run (namespace_id, workflow_id, (run_id + 0));
 """
 
-# The last arguments of `turn` are new, and `hand_over` answers a number.
-_CHANGED = """\
-drop function hotmesh_engine.hand_over;
+# Its last arguments are new.
+_TURN = """\
 drop function hotmesh_engine.turn(
 bigint, int[], int, int, int, timestamptz, bigint, boolean, bigint[], bigint[], int[], int[],
 smallint[], timestamptz[], json[], bigint[], bigint[], int[], smallint[], int[], timestamptz[],
@@ -78,12 +77,12 @@ timestamptz[], bigint[], text[], json[]
 );
 """
 
-# `turn` and `hand_over` are as they were again, and with them comes what was there before.
+# `turn` has its old arguments again, and with it comes what was there before.
 _BACK = """\
 drop schema hotmesh_data cascade;
 drop view hotmesh.records, hotmesh.record_changes;
 drop table hotmesh_engine.record;
-drop function hotmesh_engine.turn, hotmesh_engine.hand_over, hotmesh_engine.flush;
+drop function hotmesh_engine.turn;
 drop function
 hotmesh_engine.entity_id, hotmesh_engine.known_entity, hotmesh_engine.merge,
 hotmesh_engine.apply_change, hotmesh_engine.write_record, hotmesh_engine.change_records,
@@ -107,7 +106,7 @@ create index run_identity on hotmesh_engine.run (namespace_id, workflow_id, run_
 
 
 def upgrade() -> None:
-    migrate.run(_TABLES + _CHANGED)
+    migrate.run(_TABLES + _TURN)
     migrate.apply_frozen(revision)
 
 

@@ -29,7 +29,6 @@ async def test_work_goes_on_after_a_restart(own_server: EmbeddedServer, tmp_path
 
 @pytest.mark.limit(60)
 async def test_a_signal_that_was_sent_survives_a_crash(own_server: EmbeddedServer) -> None:
-    """One for a run that a worker holds is committed before it is on the disk; `signal` returns when it is there."""
     migrate.upgrade(own_server.dsn)
     with spawn(own_server.dsn, lease=30.0) as worker:
         async with Client(own_server.dsn) as client:
