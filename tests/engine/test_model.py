@@ -436,7 +436,7 @@ class Engine(RuleBasedStateMachine):
         elif end == -1:
             run.due = due if due == FOREVER else self.now + due
             run.lost = 0
-            run.soon = False
+            run.soon = run.trouble = False
         if end:
             self.release(run)
 

@@ -214,6 +214,21 @@ async def test_code_that_does_not_fit_is_stopped_and_goes_on_when_it_fits(dsn: s
     assert replay_closed(db, right) == len(names)
 
 
+async def test_one_that_goes_on_is_woken_as_any_other(dsn: str, db: Database) -> None:
+    """Its trouble is over with the first thing that went well."""
+    async with Client(dsn) as client:
+        async with serve(client, workflows=[]):
+            handle = await client.workflow.start(flows.listen, args=["k", 2], workflow_id="w")
+            await until(lambda: db.status("w") == "troubled", "nobody knows its code")
+        db.skip("1 hour")
+        async with serve(client, cache_size=0):
+            await until(lambda: db.waits("w") and db.parked("w"), "somebody knows it, and nothing is wrong with it any more")
+            await client.signal("k", 1)
+            await until(lambda: "signal_received" in db.events("w") and db.parked("w"), "it has seen one")
+            await client.signal("k", 2)
+            assert await handle.result(timeout=20) == [1, 2]
+
+
 async def test_a_stopped_one_goes_on_at_once_if_told_so(dsn: str, db: Database) -> None:
     async with Client(dsn) as client:
         async with serve(client, workflows=[under("w", _fits)]):

@@ -236,6 +236,8 @@ begin
        where how = -1 and run <> all (v_rejected);
     end if;
     if v_parked is not null then
+      -- What parks has gone well, so its trouble is over: judge would let no message wake it. Not a quarantine.
+      delete from hotmesh_engine.trouble where run_id = any (v_parked) and not quarantined;
       with p as (
         update hotmesh_engine.live
            set holder = null, due_at = p_due[array_position(p_run, run_id)], lost = 0, strikes = 0
