@@ -22,7 +22,7 @@ from typing import Any
 import psycopg
 
 from . import engine, payloads
-from .connection import is_connection_trouble
+from .connection import is_connection_trouble, refusal
 from .engine import Capacity, TaskEnd
 from .errors import ApplicationError
 from .feeding import Feeder
@@ -155,7 +155,7 @@ class Recovery:
             except (psycopg.Error, OSError) as error:
                 if getattr(error, "sqlstate", None) == "HM004" or self.given_up:
                     raise LeaseEnded from error
-                if said != (said := first_line(error)):  # once a reason: it may be one that needs somebody's hand
+                if refusal(error) is not None and said != (said := first_line(error)):  # it needs somebody's hand
                     log.warning("still no connection (%s); trying again", said)
                 await asyncio.sleep(delay * random.uniform(0.5, 1.0))
                 delay = min(delay * 2, 5.0)
