@@ -132,7 +132,7 @@ def is_connection_trouble(error: BaseException) -> bool:
 def refusal(error: BaseException) -> NotConnected | None:
     """The error to raise if an attempt to connect failed for good: the DSN or the server's roles are wrong.
 
-    Only who has never been connected should ask: later, a server may say the same while it is being mended.
+    Only who has never been connected should raise it: later, a server may say the same while it is being mended.
     """
     if not isinstance(error, psycopg.OperationalError) or not _REFUSED.search(str(error)):
         return None
