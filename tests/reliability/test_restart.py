@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from bench.chaos.torment import torment
@@ -32,18 +33,22 @@ async def test_a_signal_that_was_sent_survives_a_crash(own_server: EmbeddedServe
     migrate.upgrade(own_server.dsn)
     with spawn(own_server.dsn, lease=30.0) as worker:
         async with Client(own_server.dsn) as client:
-            for number in range(5):
-                await client.workflow.start(listen, args=[f"s {number}"], workflow_id=f"w {number}")
-        with Database(own_server.dsn) as db:
-            await until(lambda: all(db.waits(f"w {number}") for number in range(5)), "they wait")
-        worker.send(signal.SIGSTOP)
-        for number in range(5):
-            async with Client(own_server.dsn) as client:
-                await client.signal(f"s {number}", number)
-                own_server.restart("kill")
+            await client.workflow.start(listen, args=["s"], workflow_id="w")
             with Database(own_server.dsn) as db:
-                assert db.value("select count(*) from hotmesh_engine.inbox where kind = 5") == number + 1
+                await until(lambda: db.waits("w"), "it waits")
+            worker.send(signal.SIGSTOP)
+            await client.signal("s", 1)
+        own_server.restart("kill")
+
+        def kept() -> int | None:
+            try:
+                with psycopg.connect(own_server.dsn) as conn:
+                    row = conn.execute("select count(*) from hotmesh_engine.inbox where kind = 5").fetchone()
+                    return row[0] if row else None
+            except psycopg.OperationalError:  # it has only just come back
+                return None
+
+        await until(lambda: kept() == 1, "the server is back, and has it")
         worker.send(signal.SIGCONT)
         async with Client(own_server.dsn) as client:
-            handles = [client.get_handle(f"w {number}") for number in range(5)]
-            assert [await handle.result(timeout=40) for handle in handles] == [[number] for number in range(5)]
+            assert await client.get_handle("w").result(timeout=40) == [1]
