@@ -31,6 +31,9 @@ _STOP_SIGNALS: Final[Mapping[StopMode, signal.Signals]] = {
 # The longest directory in which a socket's address (103 bytes at least everywhere) has room.
 _SOCKET_DIRECTORY_LIMIT: Final = 103 - len(f"/.s.PGSQL.{PORT}")
 _POLL: Final = 0.01
+# Why a server may not start now, but soon: backends of a killed one live on until they notice, and
+# PostgreSQL rightly waits for the last of them; or another process is starting it.
+_PASSING: Final = ("pre-existing shared memory block", 'lock file "postmaster.pid" already exists')
 
 
 class EmbeddedServer:
@@ -116,11 +119,11 @@ class EmbeddedServer:
             command += ["-c", f"{name}={value}"]
         deadline = time.monotonic() + self.timeout
         while (refusal := self._launch(command, account, deadline)) is not None:
-            # Backends of a killed server live on until they notice. PostgreSQL rightly waits for
-            # the last of them.
-            if "pre-existing shared memory block" not in refusal or time.monotonic() > deadline:
+            if not any(reason in refusal for reason in _PASSING) or time.monotonic() > deadline:
                 raise EmbeddedServerError(f"PostgreSQL did not start in {self.pgdata}:\n{refusal}")
             time.sleep(0.1)
+            if self.pid is not None:  # another process has started it
+                break
         return self
 
     def stop(self, mode: StopMode = "fast") -> None:
@@ -236,7 +239,8 @@ class EmbeddedServer:
             begin = log.tell()
             self._process = subprocess.Popen(command, stdout=log, stderr=log, **as_account(account))
         while time.monotonic() < deadline:
-            if self._postmaster() is not None:
+            # Of this process, not a left-over of the server before (see _postmaster).
+            if (found := self._postmaster()) is not None and found[0] == self._process.pid:
                 return None
             if self._process.poll() is not None:
                 break
@@ -257,14 +261,18 @@ class EmbeddedServer:
             return None
         if len(lines) < 8 or lines[7].strip() != "ready":
             return None
-        # The file may be left from a crash and its process id belong to another program by now, so
-        # the socket has the last word.
+        # The file may be left from a crash. Its process id may belong to another program by now, so
+        # the socket is asked; and the socket may be held for a moment by a backend that was forked
+        # just before the server was killed (often by the very question), so the process is looked for.
+        pid = int(lines[0])
+        if not self._alive(pid):
+            return None
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
             try:
                 probe.connect(f"{lines[4]}/.s.PGSQL.{lines[3]}")
             except OSError:
                 return None
-        return int(lines[0]), Path(lines[4])
+        return pid, Path(lines[4])
 
     def _end(self, how: signal.Signals) -> None:
         pid = self.pid
@@ -289,4 +297,6 @@ class EmbeddedServer:
             os.kill(pid, 0)
         except ProcessLookupError:
             return False
+        except PermissionError:  # another account's
+            return True
         return (self.pgdata / "postmaster.pid").exists() and not is_zombie(pid)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psycopg
@@ -48,8 +50,8 @@ def test_durability_is_the_default(home: Path) -> None:
 def test_nobody_else_may_connect(home: Path) -> None:
     with EmbeddedServer(home, settings={"fsync": "off"}) as server:
         assert server.pgdata.stat().st_mode & 0o077 == 0
-        (socket,) = server.pgdata.glob(".s.PGSQL.5432")
-        assert socket.stat().st_mode & 0o077 == 0
+        (path,) = server.pgdata.glob(".s.PGSQL.5432")
+        assert path.stat().st_mode & 0o077 == 0
 
 
 @pytest.mark.parametrize("mode", ["smart", "fast", "immediate", "kill"])
@@ -74,6 +76,31 @@ def test_a_killed_server_is_down_until_it_is_started(home: Path) -> None:
             conn.execute("select 1")
         server.start()
         assert answers(server.dsn)
+
+
+def test_what_a_killed_server_left_is_not_taken_for_the_new_one(home: Path) -> None:
+    """A backend that a killed server had just forked still holds its socket, until it gets to close it."""
+    with EmbeddedServer(home, settings={"fsync": "off"}) as server:
+        path = server.pgdata / ".s.PGSQL.5432"
+        server.kill()
+        path.unlink()
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as left_over:
+            left_over.bind(str(path))
+            left_over.listen()
+            assert not server.running  # although its file says "ready", and its socket answers
+            server.start()
+            with psycopg.connect(server.dsn, connect_timeout=5) as conn:
+                assert conn.execute("select 1").fetchone() == (1,)
+
+
+def test_who_loses_the_race_to_start_has_the_server_as_well(home: Path) -> None:
+    with EmbeddedServer(home, settings={"fsync": "off"}) as first:
+        first.stop()
+        racers = [EmbeddedServer(home, settings={"fsync": "off"}) for _ in range(3)]
+        with ThreadPoolExecutor() as threads:
+            list(threads.map(EmbeddedServer.start, racers))
+        assert len({racer.pid for racer in racers}) == 1
+        assert answers(racers[0].dsn)
 
 
 def test_an_interrupted_initialisation_is_repeated(home: Path) -> None:
