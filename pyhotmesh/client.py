@@ -140,9 +140,13 @@ class Client:
             sent = False
             try:
                 pool = await self._pool.opened(self)
-                async with pool.connection(None if self._reached else FIRST_FOR) as conn:
+                # Not pool.connection(): its commit of nothing, with autocommit, costs as much as all of this.
+                conn = await pool.getconn(None if self._reached else FIRST_FOR)
+                try:
                     sent = self._reached = True
                     return await call(conn, lost)
+                finally:
+                    await pool.putconn(conn)
             except (psycopg.Error, OSError) as error:
                 if not sent:
                     self._check_open()

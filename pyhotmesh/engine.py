@@ -11,7 +11,7 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from .runs import Parcel
+from .runs import KEEP, Parcel
 from .wire import Bools, Floats, Int2s, Int4s, Int8s, Jsons, Texts, Times
 
 HEAD, LEASED, JOURNAL, MESSAGE, REJECTED, GONE, TASK_OPEN, TASK = range(8)
@@ -154,7 +154,8 @@ def turn_call(
         used += more.used
         back += more.back
         waits += [(run_id, *wait) for wait in more.waits]
-        ended += [(run_id, number) for number in more.ended]
+        if parcel.end <= KEEP:  # closing ends all of them
+            ended += [(run_id, number) for number in more.ended]
         tasks += [(run_id, *task) for task in more.tasks]
         signals += [(run_id, *signal) for signal in more.signals]
         last = parcel.base + len(parcel.rows)  # the row that lists them, at the latest

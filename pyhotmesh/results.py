@@ -39,6 +39,8 @@ class Results:
 
     async def start(self) -> None:
         """Listens; called before the first registration."""
+        if self._task is not None:
+            return
         async with self._lock:
             if self._task is None:
                 try:

@@ -48,6 +48,7 @@ FEW = 8  # runs with something to say at one time, beyond which a worker is busy
 POLL = 1.0
 POLL_DEAF = 0.1  # without a listener
 LOOKS = (0.005, 0.02, 0.08, 0.32)  # after falling asleep: covers the gap between a sender's look and its commit
+SECOND_LOOK = 0.005, 0.001  # instead of the first of these, after a turn that did not look; if it likely finds something
 
 
 class TurnLoop:
@@ -83,6 +84,8 @@ class TurnLoop:
         self._asleep = False
         self._told: tuple[bool, bool] | None = None  # what the engine knows of this: asleep, and takes new work
         self._look = False  # the flag went up with a turn that did not look for work
+        self._crowded = False  # the last such look found some
+        self._untold = False  # nobody was told of a run that the turn before closed
         self._asked_at = time.monotonic()  # for runs that were given and are not known here
         self._quiet = False
         self._more = False  # the engine has more work ready
@@ -130,10 +133,11 @@ class TurnLoop:
         while not self._recovery.given_up:
             self.turned_at = time.monotonic()
             pending = held.dirty or held.ends or held.heard or self._more
-            if not pending and (self._closed or self._look):
+            second = not pending and bool(self._closed or self._look)
+            if second:
                 # The second look, for waiting clients and for work that came while the flag was down. Those that
                 # were told already need the processor first; and what comes now goes first, this with its end.
-                if await self._wait(0.001):
+                if await self._wait(SECOND_LOOK[self._untold or self._crowded]):
                     continue
                 held.heard = held.heard or self._look
                 pending = True
@@ -143,8 +147,12 @@ class TurnLoop:
             if pending:
                 held.event.clear()
                 found = await self._turn()
+                if second:
+                    self._crowded = found
                 if found or held.dirty:
                     looks = 0
+                elif second:
+                    looks = max(looks, 1)
                 if found and not self._more:
                     # Let what has just begun end, if it ends at once: its result goes with this turn.
                     await asyncio.sleep(0)
@@ -300,7 +308,8 @@ class TurnLoop:
 
     def _head(self, rows: Rows) -> None:
         """What an answer says of the engine; before the rest is fed, as the next turn may depend on it."""
-        _, after, _, due_in, stayed, more, _, epoch = next(row[:8] for row in rows if row[0] == engine.HEAD)
+        _, after, _, due_in, stayed, more, untold, epoch = next(row[:8] for row in rows if row[0] == engine.HEAD)
+        self._untold = bool(untold)
         self._coming = len(rows) - 1
         at = micros(epoch)
         now = time.monotonic()

@@ -23,10 +23,14 @@ begin
   return v_run;
 end $$;
 
+-- Not flushed: what a crash takes from it the client's next poll replaces, and the flush of the turn that
+-- closes the run would have to wait for this one.
 create or replace function hotmesh_engine.await(p_runs bigint[], p_client bigint) returns void
-language sql volatile set search_path = pg_catalog, pg_temp as $$
-  insert into hotmesh_engine.waiter (run_id, client) select r, p_client from unnest(p_runs) r on conflict do nothing
-$$;
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+begin
+  set local synchronous_commit = off;
+  insert into hotmesh_engine.waiter (run_id, client) select r, p_client from unnest(p_runs) r on conflict do nothing;
+end $$;
 
 -- Outcomes of those of the runs that have closed; the client waits for these no longer.
 create or replace function hotmesh_engine.outcomes(p_runs bigint[], p_client bigint)

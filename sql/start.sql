@@ -54,7 +54,8 @@ language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 declare
   v_n         int := cardinality(p_id);
   v_now       timestamptz := hotmesh.now();
-  v_ns        int := hotmesh_engine.namespace_id(p_namespace);
+  v_ns        int;
+  v_queue     int;
   v_queues    int[];
   v_run       bigint;
   v_worker    bigint;
@@ -66,6 +67,12 @@ declare
   v_old       bigint;
   v_tries     int := 0;
 begin
+  select n.namespace_id, q.queue_id into v_ns, v_queue
+    from hotmesh_engine.namespace n left join hotmesh_engine.queue q on q.namespace_id = n.namespace_id and q.name = p_queue[1]
+   where n.name = p_namespace;
+  if v_ns is null then
+    v_ns := hotmesh_engine.namespace_id(p_namespace);
+  end if;
   if p_on_conflict not in ('fail', 'use_existing', 'terminate_existing')
      or p_reuse not in ('allow_duplicate', 'allow_duplicate_failed_only', 'reject_duplicate', 'use_completed') then
     raise exception using errcode = 'HM003',
@@ -88,10 +95,7 @@ begin
     end if;
     perform hotmesh_engine.lock_ids(v_ns, p_id);
   end if;
-  if v_n = 1 then
-    perform hotmesh_engine.check_name('workflow id', p_id[1]);
-    perform hotmesh_engine.check_name('workflow type', p_type[1]);
-  else
+  if v_n > 1 or not coalesce(octet_length(p_id[1]) between 1 and 1000 and octet_length(p_type[1]) between 1 and 1000, false) then
     perform hotmesh_engine.check_name('workflow id', id)
        from unnest(p_id) id where octet_length(id) not between 1 and 1000 or id is null;
     perform hotmesh_engine.check_name('workflow type', type)
@@ -107,31 +111,33 @@ begin
     insert into hotmesh_engine.open_id (namespace_id, workflow_id, run_id) values (v_ns, p_id[1], v_run)
       on conflict do nothing;
     if found then
-      v_queues := array[hotmesh_engine.queue_id(v_ns, p_queue[1])];
+      v_queue := coalesce(v_queue, hotmesh_engine.queue_id(v_ns, p_queue[1]));
       insert into hotmesh_engine.run
         (run_id, namespace_id, queue_id, workflow_id, workflow_type, input, created_at, retention, request_id, memo)
-      values (v_run, v_ns, v_queues[1], p_id[1], p_type[1], p_input[1], v_now, p_retention[1], p_request[1], p_memo[1]);
+      values (v_run, v_ns, v_queue, p_id[1], p_type[1], p_input[1], v_now, p_retention[1], p_request[1], p_memo[1]);
       if coalesce(p_delay[1], 0) = 0 then
-        v_worker := hotmesh_engine.give(v_run, v_queues[1], v_now, p_type[1], p_id[1], p_input[1]);
+        v_worker := hotmesh_engine.give(v_run, v_queue, v_now, p_type[1], p_id[1], p_input[1]);
       end if;
       insert into hotmesh_engine.live (run_id, queue_id, priority, due_at, deadline, holder)
-      values (v_run, v_queues[1], coalesce(p_priority[1], 3::smallint),
+      values (v_run, v_queue, coalesce(p_priority[1], 3::smallint),
               v_now + coalesce(p_delay[1], 0) * interval '1 second',
               v_now + (coalesce(p_delay[1], 0) + p_timeout[1]) * interval '1 second', v_worker);
       if p_client is not null then
         insert into hotmesh_engine.waiter (run_id, client) values (v_run, p_client);
       end if;
       if v_worker is null then
-        perform hotmesh_engine.wake_queues(v_queues, 1);
+        perform hotmesh_engine.wake_queues(array[v_queue], 1);
       end if;
-      return query select v_run, true;
+      run_id := v_run;
+      started := true;
+      return next;
       return;
     end if;
   end if;
 
   -- One look-up per distinct queue name; nearly always there is one.
   if p_queue[1] = all (p_queue) then
-    v_queues := array_fill(hotmesh_engine.queue_id(v_ns, p_queue[1]), array[v_n]);
+    v_queues := array_fill(coalesce(v_queue, hotmesh_engine.queue_id(v_ns, p_queue[1])), array[v_n]);
   else
     with q as materialized (
       select name, hotmesh_engine.queue_id(v_ns, name) as queue_id

@@ -39,14 +39,14 @@ end $$;
 -- Clients that wait for runs which have closed: one notification each, of up to 300 run ids. A single
 -- small outcome goes with it ("run status payload"), which spares the client the question; it is then
 -- registered no longer. Its row is skipped if the client is just asking. Client 0 stands for schedules
--- with slots in the buffer (firing.sql). One statement, so that the warm-up plans all of it.
-create or replace function hotmesh_engine.wake_clients(p_runs bigint[]) returns void
+-- with slots in the buffer (firing.sql). Returns for how many of the runs somebody was told.
+create or replace function hotmesh_engine.wake_clients(p_runs bigint[]) returns int
 language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 declare
   v_told int;
 begin
   if not exists (select from hotmesh_engine.waiter where run_id = any (p_runs)) then
-    return;
+    return 0;
   end if;
   with w as materialized (
     select client, run_id, row_number() over (partition by client order by run_id) / 300 as part
@@ -63,7 +63,28 @@ begin
     delete from hotmesh_engine.waiter where ctid = any (array(
       select r.ctid from hotmesh_engine.waiter r join o on r.run_id = o.run_id and r.client = o.client
        where r.run_id = any (p_runs) for update of r skip locked))
+  ), told as (
+    select pg_notify('hotmesh_' || n.client, coalesce(o.said, n.ids)) from n left join o using (client, run_id)
   )
-  select count(pg_notify('hotmesh_' || n.client, coalesce(o.said, n.ids))) into v_told
-    from n left join o using (client, run_id);
+  select (select count(distinct run_id) from w) + 0 * (select count(*) from told) into v_told;
+  return v_told;
+end $$;
+
+-- The same for one run, at a third of the cost: what an idle system does all the time.
+create or replace function hotmesh_engine.wake_client(p_run bigint, p_status smallint, p_payload json) returns int
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+declare
+  v_clients int;
+  v_client  bigint;
+begin
+  select count(*), min(client) into v_clients, v_client from hotmesh_engine.waiter where run_id = p_run;
+  if v_clients = 0 then
+    return 0;
+  elsif v_clients > 1 or v_client = 0 or octet_length(p_payload::text) > 4000 then
+    return hotmesh_engine.wake_clients(array[p_run]);
+  end if;
+  perform pg_notify('hotmesh_' || v_client, format('%s %s %s', p_run, p_status, p_payload));
+  delete from hotmesh_engine.waiter where ctid = (
+    select ctid from hotmesh_engine.waiter where run_id = p_run and client = v_client for update skip locked);
+  return 1;
 end $$;

@@ -195,7 +195,8 @@ begin
     '{0}', '{0}', array[null::text], '{x}', array[null::json], array[null::json], '{0}', '{f}',
     array[null::timestamptz], array[null::timestamptz], array[null::float8], array[null::json],
     '{0}', '{0}', '{0}', '{0}', array[null::json], array[null::timestamptz], '{0}', '{x}', array[null::json]);
-  perform hotmesh_engine.close_runs('{0}', '{1}', array[null::json], now());
+  perform hotmesh_engine.close_runs('{0,0}', '{1,1}', array[null::json, null::json], now());
+  perform hotmesh_engine.close_run(0, 1::smallint, null, now());
   perform hotmesh_engine.put_back('{0}');
   perform hotmesh_engine.judge('{0}', now());
   perform hotmesh_engine.route(p_worker, '{0,0,0}', '{1,2,3}', '{0,0,0}', '{0,0,0}', false, 0);

@@ -65,8 +65,9 @@ drop index hotmesh_engine.run_identity;
 create index run_identity on hotmesh_engine.run (namespace_id, workflow_id, (run_id + 0));
 """
 
-# Its last arguments are new.
-_TURN = """\
+# The last arguments of `turn` are new, and what the others return.
+_REPLACED = """\
+drop function hotmesh_engine.close_runs, hotmesh_engine.wake_clients;
 drop function hotmesh_engine.turn(
 bigint, int[], int, int, int, timestamptz, bigint, boolean, bigint[], bigint[], int[], int[],
 smallint[], timestamptz[], json[], bigint[], bigint[], int[], smallint[], int[], timestamptz[],
@@ -77,12 +78,13 @@ timestamptz[], bigint[], text[], json[]
 );
 """
 
-# `turn` has its old arguments again, and with it comes what was there before.
+# What was replaced comes back with what was there before.
 _BACK = """\
 drop schema hotmesh_data cascade;
 drop view hotmesh.records, hotmesh.record_changes;
 drop table hotmesh_engine.record;
-drop function hotmesh_engine.turn;
+drop function hotmesh_engine.turn, hotmesh_engine.close_runs, hotmesh_engine.wake_clients;
+drop function hotmesh_engine.close_run, hotmesh_engine.wake_client;
 drop function
 hotmesh_engine.entity_id, hotmesh_engine.known_entity, hotmesh_engine.merge,
 hotmesh_engine.apply_change, hotmesh_engine.write_record, hotmesh_engine.change_records,
@@ -106,7 +108,7 @@ create index run_identity on hotmesh_engine.run (namespace_id, workflow_id, run_
 
 
 def upgrade() -> None:
-    migrate.run(_TABLES + _TURN)
+    migrate.run(_TABLES + _REPLACED)
     migrate.apply_frozen(revision)
 
 

@@ -16,7 +16,9 @@ declare
   v_ns  int := hotmesh_engine.namespace_id(p_namespace);
   v_id  bigint;
 begin
-  perform hotmesh_engine.check_name('signal id', p_key);
+  if not coalesce(octet_length(p_key) between 1 and 1000, false) then
+    perform hotmesh_engine.check_name('signal id', p_key);
+  end if;
   if p_idempotency_key is not null then
     perform hotmesh_engine.check_name('idempotency key', p_idempotency_key);
     insert into hotmesh_engine.request (namespace_id, request_id, expires_at)
@@ -53,9 +55,7 @@ declare
   v_run     bigint;
   v_command int;
   v_plain   boolean;
-  v_locked  boolean;
   v_holder  bigint;
-  v_asleep  boolean;
 begin
   if not pg_try_advisory_xact_lock(1212370259, hotmesh_engine.slot(p_ns, p_key)) then
     return false;
@@ -74,20 +74,16 @@ begin
   elsif v_waits > 1 or not v_plain then
     return false;
   end if;
-  with l as materialized (
-    select holder from hotmesh_engine.live where run_id = v_run for update skip locked
-  ), i as (
-    insert into hotmesh_engine.inbox
-      (inbox_id, run_id, command, kind, place, expires_at, namespace_id, key, payload, shared, holder)
-    select p_id, v_run, v_command, 5, p_id, p_expires, p_ns, p_key, p_payload, false, holder from l
-  )
-  select true, holder, exists (select from hotmesh_engine.sleeper where worker_id = holder and asleep)
-    into v_locked, v_holder, v_asleep from l;
-  if v_locked is null then
+  select holder into v_holder from hotmesh_engine.live where run_id = v_run for update skip locked;
+  if not found then
     return false;
-  elsif v_holder is null then
+  end if;
+  insert into hotmesh_engine.inbox
+    (inbox_id, run_id, command, kind, place, expires_at, namespace_id, key, payload, shared, holder)
+  values (p_id, v_run, v_command, 5, p_id, p_expires, p_ns, p_key, p_payload, false, v_holder);
+  if v_holder is null then
     perform hotmesh_engine.judge(array[v_run], p_now);
-  elsif v_asleep then
+  elsif exists (select from hotmesh_engine.sleeper where worker_id = v_holder and asleep) then
     perform pg_notify('hotmesh_' || v_holder, case when octet_length(p_payload::text) <= 4000
       then format('%s %s %s %s', v_run, p_id, v_command, p_payload) else '' end);
   end if;

@@ -27,7 +27,8 @@
 -- with which the run closes. The answer's rows are told apart by `kind`:
 --   0 head: at = engine time, num = messages that stayed, command = 1 if more work is ready,
 --     seq = ms until something comes due, if nothing was claimed and it is less than 1 s (-1: not looked),
---     id = last id given out, run = where to go on in foreign messages (0: at the beginning)
+--     id = last id given out (null: nothing was looked at), run = where to go on in foreign messages (0: at
+--     the beginning), queue = runs that closed and nobody was told of
 --   1 leased run: run, num = fence, seq = last journal seq, command = leases lost, queue,
 --     at = created, key = workflow id, name = type, payload = input
 --   2 its journal: run, seq, num = kind, command, at, payload, extra = commands
@@ -109,6 +110,7 @@ create or replace function hotmesh_engine.turn(
 language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 declare
   v_now       timestamptz;
+  v_good      boolean;
   v_rejected  bigint[] := '{}';
   v_parked    bigint[];
   v_queues    int[];
@@ -120,15 +122,20 @@ declare
   v_ids_run   bigint[];
   v_ids_cmd   int[];
   v_claimed   bigint[];
-  v_routed    record;
+  v_stayed    int := 0;
+  v_after     bigint;
+  v_more      boolean;
   v_task_run  bigint[];
   v_task_cmd  int[];
   v_handed    bigint[];
   v_answers   bigint[];
+  v_untold    int;
+  v_due_in    int := -1;
+  v_last      bigint;
 begin
   -- 1. lock and check ---------------------------------------------------------------------------
-  perform from hotmesh_engine.worker where worker_id = p_worker and not dead for key share;
-  if not found then
+  select hotmesh.now() into v_now from hotmesh_engine.worker where worker_id = p_worker and not dead for key share;
+  if v_now is null then
     raise exception using errcode = 'HM004', message = 'this worker''s lease has ended',
       hint = 'Its runs are with other workers. Register anew.';
   end if;
@@ -136,17 +143,25 @@ begin
     -- Claims and locks only: losing them in a crash of the server loses nothing.
     set local synchronous_commit = off;
   end if;
-  v_now := hotmesh.now();
 
   if cardinality(p_run) > 0 then
-    perform from hotmesh_engine.live where run_id = any (p_run) order by run_id for update;
-    select coalesce(array_agg(u.run), '{}') into v_rejected
-      from unnest(p_run, p_fence, p_base) u(run, fence, base)
-     where not exists (select from hotmesh_engine.live l
-                        where l.run_id = u.run and l.fence = u.fence
-                          and l.holder is not distinct from p_worker offset 0)
-        or u.base <> coalesce((select j.seq from hotmesh_engine.journal j
-                                where j.run_id = u.run order by j.seq desc limit 1), 0);
+    -- The lock gives the newest holder and fence, also of a row that it had to wait for; and who has moved them
+    -- is the only one who could have written to the journal since this statement began.
+    if cardinality(p_run) = 1 then                             -- an idle system: a third of the other's cost
+      select fence = p_fence[1] and holder is not distinct from p_worker
+             and p_base[1] = coalesce((select j.seq from hotmesh_engine.journal j
+                                        where j.run_id = p_run[1] order by j.seq desc limit 1), 0)
+        into v_good from hotmesh_engine.live where run_id = p_run[1] for update;
+      v_rejected := case when v_good then '{}' else p_run end;
+    else
+      with l as materialized (
+        select run_id, fence, holder from hotmesh_engine.live where run_id = any (p_run) order by run_id for update)
+      select coalesce(array_agg(u.run), '{}') into v_rejected
+        from unnest(p_run, p_fence, p_base) u(run, fence, base) left join l on l.run_id = u.run
+       where l.fence is distinct from u.fence or l.holder is distinct from p_worker
+          or u.base <> coalesce((select j.seq from hotmesh_engine.journal j
+                                  where j.run_id = u.run order by j.seq desc limit 1), 0);
+    end if;
     if cardinality(v_rejected) > 0 then
       return query select 4::smallint, r, null::bigint, null::int, null::int, null::int, null::int,
         null::double precision, null::text, null::text, null::text, null::text, null::text
@@ -250,12 +265,14 @@ begin
       update hotmesh_engine.inbox set holder = null, handed = false
        where run_id = any (v_parked) and holder is not null;
     end if;
-    if cardinality(v_rejected) = 0 and 0 < all (p_end) then
-      perform hotmesh_engine.close_runs(p_run, p_end, p_outcome, v_now);
-    elsif 0 < any (p_end) then
-      perform hotmesh_engine.close_runs(array_agg(run), array_agg(how), array_agg(outcome), v_now)
-         from unnest(p_run, p_end, p_outcome) u(run, how, outcome)
-        where how > 0 and run <> all (v_rejected) having count(*) > 0;
+    if 0 < any (p_end) then
+      if cardinality(v_rejected) = 0 and 0 < all (p_end) then
+        v_untold := hotmesh_engine.close_runs(p_run, p_end, p_outcome, v_now);
+      else
+        select hotmesh_engine.close_runs(array_agg(run), array_agg(how), array_agg(outcome), v_now) into v_untold
+          from unnest(p_run, p_end, p_outcome) u(run, how, outcome)
+         where how > 0 and run <> all (v_rejected) having count(*) > 0;
+      end if;
     end if;
   end if;
 
@@ -269,7 +286,7 @@ begin
       v_item_cmd := v_item_cmd || array_fill(null::int, array[cardinality(v_ids)]);
     end if;
   end if;
-  if cardinality(p_closed) > 0 then
+  if cardinality(p_closed) > 0 and exists (select from hotmesh_engine.waiter where run_id = any (p_closed)) then
     perform hotmesh_engine.wake_clients(p_closed);
   end if;
 
@@ -277,8 +294,10 @@ begin
   if v_parked is not null then
     perform hotmesh_engine.judge(v_parked, v_now);
   end if;
-  select * into v_routed from hotmesh_engine.route(
-    p_worker, v_item_id, v_item_kind, v_item_run, v_item_cmd, p_after is not null, p_after);
+  if p_after is not null or cardinality(v_item_id) > 0 then
+    select * into v_handed, v_stayed, v_after, v_more from hotmesh_engine.route(
+      p_worker, v_item_id, v_item_kind, v_item_run, v_item_cmd, p_after is not null, p_after);
+  end if;
 
   -- 6. claim ------------------------------------------------------------------------------------
   if p_free_runs > 0 then
@@ -289,29 +308,35 @@ begin
   end if;
 
   -- 7. answer -----------------------------------------------------------------------------------
-  return query select 0::smallint, case when v_routed.r_more then v_routed.r_last else 0 end,
-    (select last_value from hotmesh_engine.id),
-    case when cardinality(p_queues) = 0 then -1
-         when v_claimed is null and v_task_run is null then hotmesh_engine.next_due(p_queues, v_now) end, v_routed.r_stayed,
+  if cardinality(p_queues) > 0 then
+    if v_claimed is null and v_task_run is null then
+      v_due_in := hotmesh_engine.next_due(p_queues, v_now);
+    end if;
+    select last_value into v_last from hotmesh_engine.id;
+  end if;
+  return next row(0::smallint, case when v_more then v_after else 0 end, v_last, v_due_in, v_stayed,
     (coalesce(cardinality(v_claimed), 0) >= p_free_runs and p_free_runs > 0
       or p_free_activities > 0 and coalesce(cardinality(v_task_run), 0) >= p_free_activities)::int,
-    null::int, hotmesh_engine.epoch(hotmesh.now()), null::text, null::text, null::text, null::text, null::text;
+    v_untold, hotmesh_engine.epoch(hotmesh.now()), null::text, null::text, null::text, null::text, null::text)
+    ::hotmesh_engine.turn_row;
 
   if v_claimed is not null then
     return query select * from hotmesh_engine.hand_out_runs(v_claimed);
   end if;
-  if cardinality(p_queues) > 0 and exists (select from hotmesh_engine.inbox where holder = p_worker and not handed) then
-    with tagged as (
-      update hotmesh_engine.inbox set handed = true
-       where holder = p_worker and not handed and kind <> 100
-      returning inbox_id)
-    select array_agg(inbox_id) into v_handed from tagged;
-    return query
-      with gone as (delete from hotmesh_engine.inbox where holder = p_worker and not handed and kind = 100 returning run_id)
-      select 5::smallint, run_id, null::bigint, null::int, null::int, null::int, null::int, null::double precision,
-             null::text, null::text, null::text, null::text, null::text from gone;
+  if cardinality(p_queues) > 0 then
+    if exists (select from hotmesh_engine.inbox where holder = p_worker and not handed) then
+      with tagged as (
+        update hotmesh_engine.inbox set handed = true
+         where holder = p_worker and not handed and kind <> 100
+        returning inbox_id)
+      select array_agg(inbox_id) || v_handed into v_handed from tagged;
+      return query
+        with gone as (delete from hotmesh_engine.inbox where holder = p_worker and not handed and kind = 100 returning run_id)
+        select 5::smallint, run_id, null::bigint, null::int, null::int, null::int, null::int, null::double precision,
+               null::text, null::text, null::text, null::text, null::text from gone;
+    end if;
   end if;
-  v_handed := v_handed || v_routed.r_handed || v_answers;
+  v_handed := v_handed || v_answers;
   if v_handed is not null then
     return query
     select 3::smallint, run_id, inbox_id, null::int, kind::int, command, null::int, null::double precision,
