@@ -3,6 +3,8 @@
     leased ──► the function runs ──► returned, or failed for good: closed with its outcome
                                 └──► failed, to be tried again: a journal row, parked until then
 
+Who asks a call to end has its function cancelled, or told; the call ends as that ends, and is not tried again.
+
 No coroutine, no commands. The journal's rows count the attempts that have ended: failures that were
 retried, and leases that were lost.
 """
@@ -17,7 +19,7 @@ from . import arguments
 from .errors import HotMeshError
 from .executor import Execution
 from .held import Held
-from .replay import ACTIVITY_FAILED, COMPLETED, FAILED, LEASE_LOST, ActivityOptions
+from .replay import ACTIVITY_FAILED, CANCELLED, COMPLETED, FAILED, LEASE_LOST, ActivityOptions, cancelled
 from .retry import RetryPolicy
 from .runs import PARK, Run
 from .work import Work, worker_lost
@@ -88,9 +90,28 @@ class Calls:
         else:
             self._work.executor.submit(execution)
 
+    def cancel(self, run: Run, reason: str) -> None:
+        """The call is asked to end. The message stays in its inbox until it has: whoever runs it next is asked too."""
+        execution = run.local.get(0)
+        if execution is None or run.cancel_reason is not None:
+            return
+        run.cancel_reason = reason
+        if execution.task is not None:
+            execution.cancel(reason, wanted=True)
+            return
+        execution.cancel(reason)  # it has not begun
+        run.local.clear()
+        self._close(run, CANCELLED, cancelled(reason))
+
     def _ended(self, run: Run, execution: Execution, kind: int, payload: bytes, error: BaseException | None) -> None:
         if kind != ACTIVITY_FAILED:
             self._close(run, COMPLETED, payload)
+            return
+        if run.cancel_reason is not None:
+            if getattr(error, "type", None) == "CancelledError":
+                self._close(run, CANCELLED, cancelled(run.cancel_reason))
+            else:
+                self._close(run, FAILED, payload)
             return
         delay = execution.options.retry.delay(execution.attempt, error)
         if delay is None:

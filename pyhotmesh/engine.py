@@ -64,7 +64,7 @@ START = (
 )
 SIGNAL = "select hotmesh_engine.signal(%s, %s, %s, %s, %s)"
 OPEN_RUN = "select hotmesh_engine.open_run(%s, %s)"
-INTERRUPT_RUN = "select hotmesh_engine.interrupt_run(%s, %s)"
+TELL_RUN = "select hotmesh_engine.tell_run(%s, %s, %s, %s)"
 ROUTE = "select hotmesh.route()"
 FIND_RUN = "select hotmesh_engine.find_run(%s, %s)"
 AWAIT = "select hotmesh_engine.await(%b, %b)"

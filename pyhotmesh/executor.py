@@ -91,11 +91,11 @@ class Execution:
             self._context.is_cancelled = self.finished
         return self._context
 
-    def cancel(self, reason: str) -> None:
-        """Nobody wants it any more: an async one is cancelled, a thread is told."""
-        self.finished = True
-        if self._context is not None:
-            self._context.is_cancelled = True
+    def cancel(self, reason: str, *, wanted: bool = False) -> None:
+        """An async one is cancelled, a thread is told. Nobody wants it any more, unless what it ends with is wanted."""
+        self.finished = not wanted
+        if wanted or self._context is not None:
+            self.context.is_cancelled = True
         if self.task is not None and self.definition.is_async:
             self.task.cancel(reason)
 

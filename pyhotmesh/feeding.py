@@ -18,7 +18,7 @@ from typing import Any
 import orjson
 import psycopg
 
-from . import engine
+from . import engine, payloads
 from .calls import PREFIX, Calls
 from .engine import micros
 from .errors import HotMeshError
@@ -349,6 +349,10 @@ class Feeder:
         """A message from the engine for a held run. It may come twice, with a notification and with an answer."""
         instance = run.instance
         if inbox_id in run.seen:
+            return
+        if run.is_call:
+            run.seen.add(inbox_id)
+            self._calls.cancel(run, str(payloads.decode(payload or '"cancelled"')))
             return
         if instance is None:  # its journal is still being fetched
             run.early.append((inbox_id, kind, command, payload))

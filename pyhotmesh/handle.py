@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from . import engine, payloads
+from . import engine, joined, payloads
 from .durations import parse as parse_duration
 from .errors import WorkflowNotFound
 
@@ -63,18 +63,42 @@ class Handle:
         )
         return [dict(zip(columns.split(", "), row, strict=True)) for row in rows]
 
-    async def interrupt(self, reason: str = "interrupted") -> None:
-        """Ends the workflow at once, whatever its code is doing. ``WorkflowNotFound`` if it is not open."""
+    async def cancel(self, reason: str = "cancelled", *, conn: Any = None) -> None:
+        """Asks the workflow to end: its code gets a ``CancelledError`` where it waits, may clean up (activities
+        too, in ``finally``), and decides how it ends; ``result`` raises ``WorkflowCancelled`` if it lets the
+        error through. It sees the first request only. A call's function gets it in the same way, or finds
+        ``activity.cancelled()`` true. Returns once the request is on its way.
+
+        ``conn=`` joins the caller's transaction: the workflow is asked if and only if that commits.
+
+        Raises:
+            WorkflowNotFound: it is not open.
+        """
+        await self._tell("cancel", reason, conn)
+
+    async def interrupt(self, reason: str = "interrupted", *, conn: Any = None) -> None:
+        """Ends the workflow at once, whatever its code is doing. ``WorkflowNotFound`` if it is not open.
+        ``conn=`` joins the caller's transaction: it ends once that has committed."""
+        await self._tell("interrupt", reason, conn)
+
+    async def _tell(self, how: str, reason: str, conn: Any) -> None:
         payloads.text_bytes(reason, "reason")
+
+        async def first(query: str, *params: Any) -> Any:
+            if conn is None:
+                return await self._client._value(query, params)
+            rows = await joined.execute(conn, query, params)
+            return rows[0][0] if rows else None
+
         # By the run, never by the id: a call that is repeated must not end a later run of that id.
         run = self.run_id
         if run is None:
-            run = int(await self._client._value(engine.OPEN_RUN, (self._client.namespace, self.workflow_id)))
+            run = int(await first(engine.OPEN_RUN, self._client.namespace, self.workflow_id))
         else:
-            status = await self.status()
-            if status in CLOSED:
-                raise WorkflowNotFound(f"workflow {self.workflow_id!r} is not open any more: {status}")
-        if await self._client._value(engine.INTERRUPT_RUN, (run, reason)):
+            status = await first("select status from hotmesh.workflows where run_id = %s", run)
+            if status is None or status in CLOSED:
+                raise WorkflowNotFound(f"workflow {self.workflow_id!r} is not open any more: {status or 'expired'}")
+        if await first(engine.TELL_RUN, run, how, reason, conn is not None) and conn is None:
             await self._client._route()
 
     async def _run(self) -> int:

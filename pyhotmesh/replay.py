@@ -112,7 +112,7 @@ class Instance:
     """One run's coroutine and what it waits for."""
 
     __slots__ = (
-        "_conditions", "_listed", "_loop", "_main", "_random", "_unlisted", "definition", "ended", "evicted",
+        "_cancel_reason", "_conditions", "_listed", "_loop", "_main", "_random", "_unlisted", "definition", "ended", "evicted",
         "info", "input", "issued", "next_number", "now", "outcome", "pending", "replaying", "timers",
     )  # fmt: skip
 
@@ -135,6 +135,7 @@ class Instance:
         self._loop = WorkflowLoop(self)  # type: ignore[abstract]
         self._main: WorkflowTask | None = None
         self._random: random.Random | None = None
+        self._cancel_reason: str | None = None  # it has been asked to end
 
     # ------------------------------------------------------------------------------ events in --
 
@@ -155,8 +156,9 @@ class Instance:
             self._resolve(found, kind, payload)
         elif kind == STARTED:
             self._begin()
-        elif kind == CANCEL_REQUESTED and self._main is not None:
-            self._main.cancel()
+        elif kind == CANCEL_REQUESTED and self._main is not None and self._cancel_reason is None:
+            self._cancel_reason = str(payloads.decode(payload or b'"cancelled"'))
+            self._main.cancel(self._cancel_reason)
         self._drain()
 
     def replay(self, row: Row) -> None:
@@ -243,7 +245,7 @@ class Instance:
 
     def _finish(self, main: WorkflowTask) -> None:
         if main.cancelled():
-            self.outcome = CANCELLED, b"null"
+            self.outcome = CANCELLED, cancelled(self._cancel_reason or "by its own code")
             return
         error = main.exception()
         if error is not None:
@@ -404,6 +406,11 @@ class Instance:
         self.evicted = True
         self._loop.close_tasks()
         self.pending.clear()
+
+
+def cancelled(reason: str) -> bytes:
+    """The outcome of what was asked to end, and has."""
+    return payloads.encode({"type": "WorkflowCancelled", "message": reason})
 
 
 def listed(commands: list[Command]) -> list[list[Any]]:

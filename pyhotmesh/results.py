@@ -111,9 +111,9 @@ def unwrap(workflow_id: str, status: int, payload: str | None) -> Any:
         return payloads.decode(raw)
     cause = payloads.decode_failure(raw)
     if status == INTERRUPTED:
-        raise WorkflowInterrupted(f"workflow {workflow_id!r} was interrupted: {cause}")
+        raise WorkflowInterrupted(f"workflow {workflow_id!r} was interrupted: {cause.args[0]}")
     if status == CANCELLED:
-        raise WorkflowCancelled(f"workflow {workflow_id!r} was cancelled")
+        raise WorkflowCancelled(f"workflow {workflow_id!r} was cancelled: {cause.args[0]}")
     if status == TIMED_OUT:
         raise TimeoutError(f"workflow {workflow_id!r}: {cause}", kind="execution")
     raise WorkflowFailed(f"workflow {workflow_id!r} failed: {cause}", cause=cause) from cause

@@ -104,6 +104,7 @@ class Run:
     """A leased run: its live coroutine, and where its journal stands."""
 
     __slots__ = (
+        "cancel_reason",
         "early",
         "fence",
         "idle_since",
@@ -147,6 +148,7 @@ class Run:
         self.next: Parcel | None = None  # gathers for the next turn
         self.sent: Parcel | None = None  # in flight
         self.is_call = False
+        self.cancel_reason: str | None = None  # of a call that was asked to end
         self.local: dict[int, Execution] = {}  # activities running or queued here, by command
         self.registered: dict[int, int] = {}  # commands with a row in `waiting`, and their group
         self.seen: set[int] = set()  # inbox ids taken over, until the turn that deletes them is known

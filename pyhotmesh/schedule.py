@@ -176,10 +176,8 @@ class ScheduleClient:
             max_cycles: so many slots start a run, then the schedule is over. What is skipped, missed, triggered or
                 backfilled does not count.
             overlap: what a slot means while a run of the schedule is open: ``skip``; ``buffer_one`` (one waits, and
-                starts when that run has closed); ``allow_all``; ``cancel_other``: the open one is interrupted, which
-                is not cooperative. It is closed when the new one starts, but a function that it was running is told by
-                its cancellation alone (a sync one, in its thread, by ``activity.cancelled()``) and may overlap with
-                the new run; its result is not recorded.
+                starts when that run has closed); ``allow_all``; ``cancel_other``: the open one is cancelled
+                (``Handle.cancel``), and the new one starts when it has closed; of several that wait only the newest.
             catchup: slots that nobody fired because no worker was there: ``"none"``, ``"last"`` (the newest
                 alone), or a duration: all that are not older, under ``skip`` one after another.
             jitter: each slot is later by a part of it, the same whoever computes it, and never as late as the next slot.

@@ -153,9 +153,13 @@ class SyncHandle:
         """As ``Handle.history``."""
         return self._sync._wait(self._handle.history())
 
-    def interrupt(self, reason: str = "interrupted") -> None:
+    def cancel(self, reason: str = "cancelled", *, conn: Any = None) -> None:
+        """As ``Handle.cancel``."""
+        self._sync._wait(self._handle.cancel(reason, conn=conn))
+
+    def interrupt(self, reason: str = "interrupted", *, conn: Any = None) -> None:
         """As ``Handle.interrupt``."""
-        self._sync._wait(self._handle.interrupt(reason))
+        self._sync._wait(self._handle.interrupt(reason, conn=conn))
 
 
 class SyncScheduleClient:

@@ -1,4 +1,4 @@
--- Signals and interrupts, from clients and from SQL.
+-- Signals, cancellations and interrupts, from clients and from SQL.
 --
 -- A signal is an insert. On our own connection it is routed at once, in the same transaction; in a
 -- caller's transaction only inserts happen (its snapshot may be old, its end far away), and the
@@ -121,24 +121,50 @@ begin
     hint = 'Check the id and the namespace; a closed run is kept for its retention.';
 end $$;
 
--- Ends a run at once, whatever its code is doing. Routing carries it out under the run's lock.
-create or replace function hotmesh_engine.interrupt_run(p_run bigint, p_reason text) returns int
+-- Tells a run to end. 'interrupt': at once, whatever its code is doing; routing carries it out under the run's lock.
+-- 'cancel': its code gets a CancelledError where it waits, may clean up, and decides how it ends; it sees the first
+-- such request only, so that one that is repeated does not cut the cleaning up short.
+-- As a signal: routed at once, or in a caller's transaction left to the workers; its `live` row would else be locked
+-- until that ends, and with it every turn of the worker that holds the run.
+create or replace function hotmesh_engine.tell_run(p_run bigint, p_how text, p_reason text, p_caller boolean) returns int
 language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 declare
-  v_id bigint := nextval('hotmesh_engine.id');
+  v_id     bigint := nextval('hotmesh_engine.id');
+  v_reason text := coalesce(left(p_reason, 10000), p_how || 'ed');
 begin
   insert into hotmesh_engine.inbox (inbox_id, run_id, kind, payload)
-  values (v_id, p_run, 101, json_build_object('type', 'WorkflowInterrupted', 'message', coalesce(left(p_reason, 10000), 'interrupted')));
+  values (v_id, p_run, case p_how when 'cancel' then 8 when 'interrupt' then 101 end,
+          case p_how when 'cancel' then to_json(v_reason)
+                     else json_build_object('type', 'WorkflowInterrupted', 'message', v_reason) end);
+  if p_caller then
+    insert into hotmesh_engine.unrouted (id, kind, run_id) values (v_id, 3, p_run);
+    perform hotmesh_engine.wake_all();
+    return 1;
+  end if;
   return (select least(r_stayed, 1) from hotmesh_engine.route(
     null, array[v_id], array[3::smallint], array[p_run], array[null::int], false, 0));
 end $$;
 
+create or replace function hotmesh_engine.interrupt_run(p_run bigint, p_reason text) returns int
+language sql volatile set search_path = pg_catalog, pg_temp as $$
+  select hotmesh_engine.tell_run(p_run, 'interrupt', p_reason, false)
+$$;
+
 create or replace function hotmesh.interrupt(workflow_id text, reason text default 'interrupted', namespace text default 'default')
 returns void
 language sql volatile set search_path = pg_catalog, pg_temp as $$
-  select hotmesh_engine.interrupt_run(hotmesh_engine.open_run(namespace, workflow_id), reason)
+  select hotmesh_engine.tell_run(hotmesh_engine.open_run(namespace, workflow_id), 'interrupt', reason, true)
 $$;
-comment on function hotmesh.interrupt(text, text, text) is 'Ends an open workflow at once; HM002 if none is open.';
+comment on function hotmesh.interrupt(text, text, text) is
+  'Ends an open workflow once this transaction has committed, whatever its code is doing; HM002 if none is open.';
+
+create or replace function hotmesh.cancel(workflow_id text, reason text default 'cancelled', namespace text default 'default')
+returns void
+language sql volatile set search_path = pg_catalog, pg_temp as $$
+  select hotmesh_engine.tell_run(hotmesh_engine.open_run(namespace, workflow_id), 'cancel', reason, true)
+$$;
+comment on function hotmesh.cancel(text, text, text) is
+  'Asks an open workflow to clean up and end, once this transaction has committed; HM002 if none is open.';
 
 create or replace function hotmesh.resume(workflow_id text, namespace text default 'default') returns boolean
 language sql volatile set search_path = pg_catalog, pg_temp as $$

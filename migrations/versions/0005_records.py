@@ -84,7 +84,8 @@ drop schema hotmesh_data cascade;
 drop view hotmesh.records, hotmesh.record_changes;
 drop table hotmesh_engine.record;
 drop function hotmesh_engine.turn, hotmesh_engine.close_runs, hotmesh_engine.wake_clients;
-drop function hotmesh_engine.close_run, hotmesh_engine.wake_client;
+drop function hotmesh_engine.close_run, hotmesh_engine.wake_client, hotmesh_engine.tell_run,
+hotmesh_engine.interrupt_run, hotmesh.interrupt, hotmesh.cancel;
 drop function
 hotmesh_engine.entity_id, hotmesh_engine.known_entity, hotmesh_engine.merge,
 hotmesh_engine.apply_change, hotmesh_engine.write_record, hotmesh_engine.change_records,

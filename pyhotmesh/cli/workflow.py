@@ -260,3 +260,17 @@ def interrupt(workflow_id: str, dsn: str | None, namespace: str, reason: str) ->
         await client.get_handle(workflow_id).interrupt(reason)
 
     on_client(dsn, namespace, work)
+
+
+@workflow.command()
+@click.argument("workflow_id")
+@dsn_option
+@namespace_option
+@click.option("--reason", default="cancelled", show_default=True, help="What its code and those who await the result are told.")
+def cancel(workflow_id: str, dsn: str | None, namespace: str, reason: str) -> None:
+    """Ask a workflow to clean up and end; `interrupt` ends one that does not."""
+
+    async def work(client: Client) -> None:
+        await client.get_handle(workflow_id).cancel(reason)
+
+    on_client(dsn, namespace, work)

@@ -81,7 +81,7 @@ class Executing(Spaces):
         space = self._space(namespace)
         stayed = False
         for (run,) in await space._rows(engine.RUNS_OF_RECORD, self._key(entity, id, namespace)):
-            stayed |= bool(await space._value(engine.INTERRUPT_RUN, (run, reason)))
+            stayed |= bool(await space._value(engine.TELL_RUN, (run, "interrupt", reason, False)))
         if stayed:
             await space._route()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-import threading
 import time
 import zoneinfo
 
@@ -133,40 +132,36 @@ async def test_a_cron_whose_calls_fail_goes_on(dsn: str, db: Database) -> None:
     assert counted.runs == 3
 
 
-@pytest.mark.parametrize("topic", ["polite", "stubborn"])
-async def test_a_run_that_is_replaced_is_told_and_records_nothing(dsn: str, db: Database, topic: str) -> None:
-    """overlap='cancel_other': not cooperative. The new call does not wait for the old function to notice."""
+@pytest.mark.parametrize(("topic", "ends"), [("polite", "cancelled"), ("in_thread", "completed")])
+async def test_a_run_that_is_replaced_ends_before_the_next_begins(dsn: str, db: Database, topic: str, ends: str) -> None:
     said: list[str] = []
-    go = threading.Event()
 
-    async def polite(name: str) -> str:
-        said.append(f"{name} begins")
+    async def polite() -> None:
+        said.append("begins")
         try:
             await asyncio.sleep(60)
-        except asyncio.CancelledError:
-            said.append(f"{name} is cancelled")
-            raise
-        return name
+        finally:
+            await asyncio.sleep(0.05)
+            said.append("ends")
 
-    def stubborn(name: str) -> str:
-        said.append(f"{name} begins")
+    def in_thread() -> None:
+        said.append("begins")
         while not activity.cancelled():
-            go.wait(0.01)
-        said.append(f"{name} is cancelled")
-        return name
+            time.sleep(0.01)
+        said.append("ends")
 
     async with MeshCall(dsn) as mesh:
-        fn = polite if topic == "polite" else stubborn
-        assert await mesh.cron(topic, fn, id=topic, interval="1 hour", args=[topic], overlap="cancel_other")
+        fn = polite if topic == "polite" else in_thread
+        assert await mesh.cron(topic, fn, id=topic, interval="1 hour", overlap="cancel_other")
         for count in (1, 2):
             db.skip("1 hour")
-            await until(lambda n=count: said.count(f"{topic} begins") == n, "it is called")  # type: ignore[misc]
-        await until(lambda: f"{topic} is cancelled" in said, "the first is told")
-        outcomes = "select outcome from hotmesh.firings order by slot"
-        await until(lambda: db.rows(outcomes) == [("interrupted",), ("open",)], "it is replaced")
+            await until(lambda n=count: said.count("begins") == n, "it is called")  # type: ignore[misc]
+        assert said == ["begins", "ends", "begins"]
+        assert db.rows("select outcome from hotmesh.firings order by slot") == [(ends,), ("open",)]
         assert await mesh.interrupt(topic, topic) is True  # the cron; what it has started goes on
         (run,) = db.rows("select workflow_id from hotmesh.workflows where closed_at is null")[0]
-        await mesh.client.get_handle(run).interrupt()
+        await mesh.client.get_handle(run).cancel()
+        await until(lambda: said == ["begins", "ends"] * 2, "its function ends")
 
 
 async def test_bad_crons_are_refused(dsn: str, db: Database) -> None:

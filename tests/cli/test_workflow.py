@@ -41,6 +41,13 @@ def test_interrupt(served: HotMesh) -> None:
     assert "not open" in served("workflow", "interrupt", "w", code=3)
 
 
+def test_cancel(served: HotMesh) -> None:
+    served("workflow", "start", "waiter", "--arg", '"k"', "--id", "w")
+    served("workflow", "cancel", "w", "--reason", "enough")
+    assert "was cancelled: enough" in served("workflow", "result", "w", code=4)
+    assert "not open" in served("workflow", "cancel", "w", code=3)
+
+
 def test_a_failure_is_told(served: HotMesh) -> None:
     served("workflow", "start", "failing", "--id", "f")
     assert "not today" in served("workflow", "result", "f", code=4)

@@ -89,6 +89,7 @@ def test_a_start_that_is_repeated_starts_once(db: Database, closed: bool) -> Non
     ((run, _),) = db.rows(call, request, False)
     if closed:
         db.rows("select hotmesh.interrupt('w')")
+        db.rows("select hotmesh.route()")
     assert db.rows(call, request, True) == [(run, True)]
     assert db.value("select count(*) from hotmesh_engine.run") == 1
     if closed:
@@ -123,20 +124,3 @@ async def test_a_queue_that_an_open_transaction_is_the_first_to_use_is_waited_fo
         assert await client.get_handle("same").result(timeout=20) == "x!"
         worker.stop()
         await served
-
-
-@pytest.mark.parametrize("ends", ["commit", "rollback"])
-async def test_an_interrupt_in_an_open_transaction_holds_up_its_workflow_alone(dsn: str, db: Database, ends: str) -> None:
-    async with Client(dsn) as client, serve(client):
-        held = await client.workflow.start(listen, args=["key"], workflow_id="held")
-        await until(lambda: db.waits("held"), "it waits")
-        with psycopg.connect(dsn) as user:
-            user.execute("select hotmesh.interrupt('held', 'by a user')")
-            assert await client.workflow.execute(shout, args=["y"], timeout=10) == "y!"
-            getattr(user, ends)()
-        if ends == "commit":
-            with pytest.raises(WorkflowInterrupted):
-                await held.result(timeout=20)
-        else:
-            await client.signal("key", 1)
-            assert await held.result(timeout=20) == [1]

@@ -147,10 +147,11 @@ def test_a_message_for_a_leased_run_wakes_its_holder_if_it_sleeps(db: Database, 
     assert one.claim() == {a, b}
     says(one, True), says(two, True)
     told(heard)
-    db.rows("select hotmesh.interrupt('a')")
+    interrupt = "select hotmesh_engine.interrupt_run(hotmesh_engine.open_run('default', %s), 'why')"
+    db.rows(interrupt, "a")
     assert told(heard) == ["hotmesh_1"]
     says(one, False)
-    db.rows("select hotmesh.interrupt('b')")
+    db.rows(interrupt, "b")
     assert told(heard) == []
 
 

@@ -104,15 +104,45 @@ def test_allow_all(every_minute: Schedules) -> None:
 
 
 def test_cancel_other(every_minute: Schedules) -> None:
+    """The open run is asked to end, and the newest slot starts when it has."""
     db = every_minute
-    options(db, '{"overlap": "cancel_other", "catchup": "1 hour"}')
+    options(db, '{"overlap": "cancel_other", "catchup": "1 hour", "max_cycles": 3}')
     db.at(minute(1))
     db.fire()
     db.at(minute(4))
     db.fire()
-    assert db.decisions() == ["started", "skipped", "skipped", "started"]
-    query = "select outcome from hotmesh.firings where decision = 'started' order by slot"
-    assert db.rows(query) == [("interrupted",), ("open",)]
+    assert db.decisions() == ["started", "skipped", "skipped", "buffered"]
+    assert db.rows("select payload #>> '{}' from hotmesh_engine.inbox where kind = 8") == [
+        ("replaced by the next run of its schedule",)
+    ]
+    db.fire()
+    assert db.decisions() == ["started", "skipped", "skipped", "buffered"]
+    db.at(minute(5))
+    db.fire()
+    assert db.decisions() == ["started", "skipped", "skipped", "skipped", "buffered"]
+    db.close()
+    db.fire()
+    assert db.decisions() == ["started", "skipped", "skipped", "skipped", "started"]
+    assert db.about()["cycles"] == 2, "what was replaced before it began does not count"
+    db.close()
+    db.at(minute(6))
+    db.fire()
+    assert db.decisions()[-1] == "started", "nothing is open"
+    assert db.about()["cycles"] == 3
+
+
+def test_cancel_other_takes_the_newest_of_what_comes_due_together(every_minute: Schedules) -> None:
+    """The run before has closed just when the next slot is due, and one waits: it is not begun to be cancelled."""
+    db = every_minute
+    options(db, '{"overlap": "cancel_other"}')
+    for number in (1, 2):
+        db.at(minute(number))
+        db.fire()
+    db.close()
+    db.at(minute(3))
+    db.fire()
+    db.fire()
+    assert db.decisions() == ["started", "skipped", "started"]
 
 
 # ------------------------------------------------------------------------------------------ catch-up --

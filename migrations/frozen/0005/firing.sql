@@ -15,7 +15,7 @@
 --   allow_all      it starts
 --   skip           it is skipped
 --   buffer_one     it waits for the open ones to close; a further one is skipped
---   cancel_other   it starts, and the open ones are interrupted; of several due at once only the newest
+--   cancel_other   the open ones are asked to end, and it waits for them to close; of several only the newest
 -- With skip and buffer_one, slots that are caught up (more than 10 s late) did not come due while a run was
 -- open but while nobody was there: they run one after another.
 --
@@ -156,6 +156,8 @@ declare
   v_buffered int;
   v_running  int;
   v_decision "char";
+  v_is_due   boolean;
+  v_dropped  int;
   v_count    int := 0;
   v_key      bigint[] := '{}';                   -- what is to start
   v_slot     timestamptz[] := '{}';
@@ -179,7 +181,8 @@ begin
              where schedule_key = k.schedule_key and decision = 'b' and (not k.paused or origin = 'b')
              order by slot limit greatest(1000 - v_count, 1)) s;
     v_buffered := coalesce(cardinality(v_waiting), 0);
-    if v_buffered > 0 and (k.overlap = 'allow_all' or v_running = 0) then
+    v_is_due := not k.paused and k.next_slot + hotmesh_engine.slot_jitter(k, k.next_slot) <= p_now;
+    if v_buffered > 0 and (k.overlap = 'allow_all' or v_running = 0 and not (k.overlap = 'cancel_other' and v_is_due)) then
       if k.overlap <> 'allow_all' then
         v_waiting := v_waiting[:1];
       end if;
@@ -190,7 +193,7 @@ begin
       v_count := v_count + cardinality(v_waiting);
     end if;
 
-    if not k.paused and k.next_slot + hotmesh_engine.slot_jitter(k, k.next_slot) <= p_now and v_count < 1000 then
+    if v_is_due and v_count < 1000 then
       d := hotmesh_engine.due_slots(k, p_now, 1000 - v_count);
       if d.missed_from is not null then
         k.last_slot := hotmesh_engine.note_missed(k, d.missed_from, d.missed_until, p_now);
@@ -201,9 +204,9 @@ begin
         exit when k.cycles >= k.max_cycles;
         v_decision := case
           when k.overlap = 'allow_all' then 's'
-          when k.overlap = 'cancel_other' then case when i = cardinality(d.slots) then 's' else 'k' end
+          when k.overlap = 'cancel_other' and i < cardinality(d.slots) then 'k'
           when v_running = 0 and v_buffered = 0 then 's'
-          when d.late[i] or k.overlap = 'buffer_one' and v_buffered = 0 then 'b'
+          when d.late[i] or k.overlap = 'cancel_other' or k.overlap = 'buffer_one' and v_buffered = 0 then 'b'
           else 'k' end;
         insert into hotmesh_engine.schedule_slot (schedule_key, slot, decided_at, decision, origin)
         values (k.schedule_key, d.slots[i], p_now, v_decision, 's') on conflict do nothing;
@@ -221,7 +224,11 @@ begin
       end loop;
       v_count := v_count + cardinality(d.slots);
       if k.overlap = 'cancel_other' and cardinality(d.slots) > 0 then
-        perform hotmesh_engine.interrupt_run(r, 'replaced by the next run of its schedule') from unnest(v_open) r;
+        perform hotmesh_engine.tell_run(r, 'cancel', 'replaced by the next run of its schedule', false) from unnest(v_open) r;
+        update hotmesh_engine.schedule_slot set decision = 'k'
+         where schedule_key = k.schedule_key and decision = 'b' and origin = 's' and slot < k.last_slot;
+        get diagnostics v_dropped = row_count;
+        k.cycles := k.cycles - v_dropped;
       end if;
       if k.cycles >= k.max_cycles then
         k.next_slot := null;
