@@ -32,7 +32,14 @@ async def main(dsn: str, directory: str) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return attempt
 
+    def nightly() -> None:
+        with (Path(directory) / "nights").open("a") as file:
+            file.write(f"{os.getpid()}\n")
+
     mesh = MeshCall(dsn, lease=0.5, max_concurrent_calls=10)
+    created = await mesh.cron("nightly", nightly, id="myNightlyCron123", interval="0 0 * * *")
+    with (Path(directory) / "created").open("a") as file:
+        file.write(f"{created}\n")
     await mesh.connect("who", who)
     await mesh.connect("deadly", deadly)
     await mesh.connect("deadly twice at most", deadly, retry_policy=RetryPolicy(maximum_attempts=2))

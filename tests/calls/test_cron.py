@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime as dt
 import time
 import zoneinfo
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
 from pyhotmesh import CallFailed, HotMeshError, InvalidSchedule, MeshCall, RetryPolicy, TimeoutError, activity, heartbeat
-from tests.calls.kit import Counted
+from tests.calls.kit import Counted, server
 from tests.reliability.kit import Database, until
 
 
@@ -41,6 +44,26 @@ async def test_a_nightly_cron_on_three_servers(dsn: str, db: Database) -> None:
     finally:
         for mesh in servers:
             await mesh.close()
+
+
+@pytest.mark.limit(60)
+async def test_a_nightly_cron_on_three_servers_of_their_own(dsn: str, db: Database, tmp_path: Path) -> None:
+    """Three processes, started together twice: one creates it; one of them is killed; each night runs once."""
+    ended = "select count(*) from hotmesh.firings where outcome = 'completed'"
+    for start in (1, 2):
+        with contextlib.ExitStack() as stack, ThreadPoolExecutor() as threads:
+            processes = list(threads.map(lambda _: stack.enter_context(server(dsn, tmp_path)), range(3)))
+            if start == 1:
+                assert sorted((tmp_path / "created").read_text().split()) == ["False", "False", "True"]
+                continue
+            assert (tmp_path / "created").read_text().split().count("True") == 1
+            for night in range(1, 6):
+                if night == 3:
+                    processes[0].kill()
+                db.rows("select hotmesh_engine.skip(due_at - hotmesh.now()) from hotmesh.schedules")
+                await until(lambda n=night: db.value(ended) == n, "it has run")  # type: ignore[misc]
+    assert len((tmp_path / "nights").read_text().split()) == 5
+    assert db.rows("select decision, count(*) from hotmesh.firings group by 1") == [("started", 5)]
 
 
 async def test_who_finds_it_there_serves_it_as_well(dsn: str, db: Database) -> None:
