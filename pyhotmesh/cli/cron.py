@@ -190,7 +190,11 @@ def list_(dsn: str | None, namespace: str, json_: bool) -> None:
     if json_:
         output.print_json(rows)
         return
-    columns = ("schedule_id", "status", "interval", "time_zone", "workflow_type", "next_slot", "last_slot", "cycles", "failures")
+    from ..call import topic_of
+
+    for row in rows:
+        row["starts"] = f"call of {row['workflow_type']}" if topic_of(row) else row["workflow_type"]
+    columns = ("schedule_id", "status", "interval", "time_zone", "starts", "next_slot", "last_slot", "cycles", "failures")
     output.print_table([_legible(row, _zone(row["time_zone"])) for row in rows], columns)
 
 

@@ -121,6 +121,15 @@ def test_durations_are_told_in_words(run: Command) -> None:
     assert not any(nothing in run("show", "plain") for nothing in ("jitter", "trouble", "history", "due at", "execution"))
 
 
+def test_a_topic_is_told_from_a_workflow(run: Command) -> None:
+    run("create", "one", "hello", "@daily")
+    run("create", "two", "hello", "@daily", "--call")
+    lines = {line.split()[0]: line for line in run("list").split("\n")[1:] if line}
+    assert " hello " in lines["one"]
+    assert " call of hello " in lines["two"]
+    assert "call of" not in lines["one"]
+
+
 def test_ids_of_all_kinds(run: Command) -> None:
     for name in ("[bold]x[/bold]", 'it\'s "q" %s', "東京 🙂"):
         run("create", name, "hello", "@hourly", "--note", "[red]a note[/red]")
