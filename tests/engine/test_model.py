@@ -75,7 +75,8 @@ class Signal:
 
 @dataclass
 class Message:
-    """In a run's inbox: the signal, or an activity's outcome (kind 2, 3)."""
+    """In a run's inbox: the signal, an activity's outcome (kind 2, 3), or a request to end (8; its key there is the
+    negative inbox id, as it answers no command)."""
 
     kind: int
     payload: int
@@ -281,6 +282,16 @@ class Engine(RuleBasedStateMachine):
             self.close(run, 4)
         self.settle()
 
+    def cancel(self, data: st.DataObject) -> None:
+        if not self.open:
+            return
+        run = data.draw(st.sampled_from(self.open))
+        assert self.sql("select hotmesh_engine.tell_run(%s, 'cancel', 'why', false)", run.run) == [(0,)]
+        ((id,),) = self.sql("select max(inbox_id) from hotmesh_engine.inbox where run_id = %s and kind = 8", run.run)
+        run.inbox[-id] = Message(8, 0)
+        self.judge(run)
+        self.settle()
+
     def time_passes(self, data: st.DataObject) -> None:
         hours = data.draw(st.sampled_from([1, 2, 2, 5, 5, 8 * 24]))
         self.sql("select hotmesh_engine.skip(%s * interval '1 hour')", hours)
@@ -346,7 +357,7 @@ class Engine(RuleBasedStateMachine):
             elif kind == 3:
                 lease = leases[run_id]
                 assert id not in lease.handed.values(), "handed out twice"
-                lease.handed[command] = id
+                lease.handed[-id if command is None else command] = id
         for run_id, lease in leases.items():
             run = self.runs.get(run_id)
             if run is not None and run.status is None:
@@ -397,8 +408,12 @@ class Engine(RuleBasedStateMachine):
                         p["t_command"].append(command)
                         self.tasks[run_id, command] = Task(self.now)
             elif step == "see":
-                ready = sorted(c for c in lease.handed if c in run.inbox and c in run.waits)
-                if ready:
+                ready = sorted(c for c in lease.handed if c in run.inbox and (c in run.waits or c < 0))
+                if ready and ready[0] < 0:
+                    del run.inbox[ready[0]]
+                    row(8, None, '"why"')
+                    p["p_used"].append(lease.handed.pop(ready[0]))
+                elif ready:
                     command = ready[0]
                     message = run.inbox.pop(command)
                     del run.waits[command]
@@ -604,7 +619,7 @@ class Engine(RuleBasedStateMachine):
             if kind == 5:
                 self.workers[worker].pop(run_id, None)
             elif kind == 3:
-                self.workers[worker][run_id].handed[command] = id
+                self.workers[worker][run_id].handed[-id if command is None else command] = id
 
     def a_turn_fails(self, data: st.DataObject) -> None:
         held = [r for r in self.open if r.holder is not None]
@@ -632,7 +647,7 @@ class Engine(RuleBasedStateMachine):
     @rule(data=st.data())
     def something_else_happens(self, data: st.DataObject) -> None:
         events = [
-            self.interrupt, self.time_passes, self.a_worker_dies, self.a_worker_ends, self.a_reply_is_lost,
+            self.interrupt, self.cancel, self.time_passes, self.a_worker_dies, self.a_worker_ends, self.a_reply_is_lost,
             self.a_zombie_is_refused,
             self.what_does_not_hold_it_is_rejected, self.a_turn_fails, self.prune,
         ]  # fmt: skip
@@ -657,7 +672,10 @@ class Engine(RuleBasedStateMachine):
         assert dict(journals) == {r.run: r.seq for r in self.runs.values() if r.seq}
         signals = self.sql("select key, payload::text::int from hotmesh_engine.message order by place")
         assert signals == [(s.key, s.payload) for s in self.buffer]
-        inbox = self.sql("select run_id, command, kind, payload::text::int from hotmesh_engine.inbox where kind <> 100")
+        inbox = self.sql(
+            "select run_id, coalesce(command, -inbox_id), kind, case kind when 8 then 0 else payload::text::int end"
+            " from hotmesh_engine.inbox where kind <> 100"
+        )
         assert sorted(inbox) == sorted((r.run, c, m.kind, m.payload) for r in self.open for c, m in r.inbox.items())
         waiting = self.sql("select run_id, command, kind::text, key, grp from hotmesh_engine.waiting")
         assert sorted(waiting) == sorted((r.run, c, w.kind, w.key, w.group) for r in self.open for c, w in r.waits.items())
