@@ -36,6 +36,7 @@ from .engine import Capacity, TaskEnd, micros
 from .feeding import Feeder
 from .held import Held
 from .line import Line, Rows
+from .looks import SOON, UNLOOKED, Looks
 from .recovery import FAULTS, LeaseEnded, Recovery, first_line
 from .runs import KEEP, PARK, Parcel
 from .sealing import Sealer
@@ -45,10 +46,6 @@ log = logging.getLogger("pyhotmesh.worker")
 
 CLAIM = 250  # runs per turn: the next batch is fetched while this one begins
 FEW = 8  # runs with something to say at one time, beyond which a worker is busy
-POLL = 1.0
-POLL_DEAF = 0.1  # without a listener
-LOOKS = (0.005, 0.02, 0.08, 0.32)  # after falling asleep: covers the gap between a sender's look and its commit
-SECOND_LOOK = 0.005, 0.001  # instead of the first of these, after a turn that did not look; if it likely finds something
 
 
 class TurnLoop:
@@ -83,9 +80,10 @@ class TurnLoop:
         self._closed: list[int] = []  # of the turn before: who waits for them is looked up once more
         self._asleep = False
         self._told: tuple[bool, bool] | None = None  # what the engine knows of this: asleep, and takes new work
-        self._look = False  # the flag went up with a turn that did not look for work
-        self._crowded = False  # the last such look found some
+        self._looks = Looks()
+        self._looked = self._rose = False  # of the last turns: one looked for work; the flag that says 'asleep' went up
         self._untold = False  # nobody was told of a run that the turn before closed
+        self._closed_at = 0.0  # monotonic: when to look once more who waits for what has closed
         self._asked_at = time.monotonic()  # for runs that were given and are not known here
         self._quiet = False
         self._more = False  # the engine has more work ready
@@ -129,31 +127,18 @@ class TurnLoop:
     async def run(self) -> None:
         """Turns until stopped and flushed. Raises LeaseEnded when this incarnation is dead."""
         held = self.held
-        looks = 0
         while not self._recovery.given_up:
-            self.turned_at = time.monotonic()
-            pending = held.dirty or held.ends or held.heard or self._more
-            second = not pending and bool(self._closed or self._look)
-            if second:
-                # The second look, for waiting clients and for work that came while the flag was down. Those that
-                # were told already need the processor first; and what comes now goes first, this with its end.
-                if await self._wait(SECOND_LOOK[self._untold or self._crowded]):
-                    continue
-                held.heard = held.heard or self._look
-                pending = True
-            if self.turned_at - self._asked_at > 1.0:
-                self._asked_at = self.turned_at
+            now = self.turned_at = time.monotonic()
+            is_due = now >= self._looks.at
+            pending = held.dirty or held.ends or held.heard or self._more or is_due
+            if self._closed and (now >= self._closed_at or held.stopping):
+                pending = True  # who waits for these is looked up once more, with whatever else there is
+            if now - self._asked_at > 1.0:
+                self._asked_at = now
                 self.feeder.aside(self.feeder.ask_for_given())
             if pending:
-                held.event.clear()
-                found = await self._turn()
-                if second:
-                    self._crowded = found
-                if found or held.dirty:
-                    looks = 0
-                elif second:
-                    looks = max(looks, 1)
-                if found and not self._more:
+                held.heard = bool(held.heard or is_due)
+                if await self._turn(by_the_clock=is_due) and not self._more:
                     # Let what has just begun end, if it ends at once: its result goes with this turn.
                     await asyncio.sleep(0)
                     await asyncio.sleep(0)
@@ -163,18 +148,16 @@ class TurnLoop:
             if not self._asleep or self._told is None:
                 # Let what runs for a moment end first: an extra turn would only say 'asleep'.
                 if not await self._wait(0.002):
-                    held.event.clear()
                     await self._turn(asleep=True)
-                    looks = 0
                 continue
-            bound = POLL if self._is_listening() else POLL_DEAF
+            if self._closed:
+                await self._wait(min(self._closed_at, self._looks.at) - now)
+                continue
+            bound = min(self._looks.at, self._next_due) - now
             if self._stayed:
                 bound = min(bound, self._stayed_delay)
                 self._stayed_delay = min(self._stayed_delay * 2, 1.0)
-            if looks < len(LOOKS):
-                bound = min(bound, LOOKS[looks])
-                looks += 1
-            if not await self._wait(min(bound, max(0.0, self._next_due - time.monotonic()), held.until_timer())):
+            if not await self._wait(min(max(0.0, bound), held.until_timer())):
                 held.heard = True  # a poll; timers that are due fire first
 
     async def _wait(self, seconds: float) -> bool:
@@ -192,9 +175,22 @@ class TurnLoop:
 
     # --------------------------------------------------------------------------------- turns --
 
-    async def _turn(self, asleep: bool = False) -> bool:
+    async def _turn(self, asleep: bool = False, by_the_clock: bool = False) -> bool:
         """A turn with all that has gathered, and more while there is more to send or to fetch: the next one
-        is on its way before the answer of this one is fed. True if one brought something."""
+        is on its way before the answer of this one is fed. True if one brought something.
+        ``by_the_clock``: it is to look for work that nobody told of."""
+        self.held.event.clear()
+        self._looked = self._rose = False
+        found = await self._turns(asleep)
+        now = time.monotonic()
+        self._looks.after(
+            now, looked=self._looked, rose=self._rose, found=found, untold=found and by_the_clock,
+            is_listening=self._is_listening(),
+        )  # fmt: skip
+        self._closed_at = now + (SOON if self._untold else UNLOOKED)
+        return found
+
+    async def _turns(self, asleep: bool) -> bool:
         held, callback, fire_timers = self.held, self.feeder.callback, self.feeder.fire_timers
         if held.timer_is_due():
             await callback(fire_timers)
@@ -256,7 +252,8 @@ class TurnLoop:
         careful = self._recovery.is_careful or quiet
         news = (asleep, takes) != self._told
         self._told = asleep, takes
-        self._look = quiet and (news or self._look)
+        self._looked |= not quiet
+        self._rose |= news and asleep
         return Capacity(
             [] if quiet and asleep == self._asleep and takes else queues,
             0 if careful else max(0, min(CLAIM, free)),

@@ -9,7 +9,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from pyhotmesh import Client, StartRequest, results, turn, workflow
+from pyhotmesh import Client, StartRequest, looks, results, workflow
 from tests.reliability.engine import Hand, start
 from tests.reliability.flows import chain, listen, shout
 from tests.reliability.kit import Database, serve, until
@@ -24,12 +24,12 @@ async def at_once() -> int:
 
 @pytest.fixture(autouse=True)
 def rare_polls(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(turn, "POLL", 60.0)
+    monkeypatch.setattr(looks, "POLL", 60.0)
     monkeypatch.setattr(results, "POLL", 60.0)
 
 
 async def test_a_sleeping_worker_is_woken(dsn: str, db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(turn, "LOOKS", ())
+    monkeypatch.setattr(looks, "LOOKS", ())
     async with Client(dsn) as client, serve(client, cache_size=0):
 
         async def sleeps() -> None:
@@ -58,24 +58,50 @@ async def test_a_sleeping_worker_is_woken(dsn: str, db: Database, monkeypatch: p
         assert await later.result(10) == [0, 2]
 
 
+def start_together(dsn: str, *workflow_ids: str) -> None:
+    """In one transaction, so that the first takes down the flag that the second looks at."""
+    with psycopg.connect(dsn) as sender:
+        for workflow_id in workflow_ids:
+            sender.execute(
+                "select hotmesh_engine.start('default', '{at_once}', array[%s], '{default}', array['[]'::json],"
+                " array[gen_random_uuid()])", (workflow_id,),
+            )  # fmt: skip
+
+
 async def test_a_start_beside_one_that_is_given_is_found(dsn: str, db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first takes down the worker's flag, so the second tells nobody; the worker looks when it puts the flag up."""
-    monkeypatch.setattr(turn, "LOOKS", ())
+    monkeypatch.setattr(looks, "LOOKS", ())
     async with Client(dsn) as client, serve(client, workflows=[at_once]):
         await until(lambda: db.value(FLAG) == 1, "it sleeps")
-        with psycopg.connect(dsn) as sender:
-            for workflow_id in ("a", "b"):
-                sender.execute(
-                    "select hotmesh_engine.start('default', '{at_once}', array[%s], '{default}', array['[]'::json],"
-                    " array[gen_random_uuid()])", (workflow_id,),
-                )  # fmt: skip
+        start_together(dsn, "a", "b")
         assert [await client.get_handle(w).result(10) for w in ("a", "b")] == [7, 7]
+
+
+async def test_a_worker_that_always_has_something_to_do_looks_by_the_clock(
+    dsn: str, db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each call of a busy caller is given to it, with hardly a pause between them; others are not left waiting."""
+    monkeypatch.setattr(looks, "LOOKS", ())
+
+    async with Client(dsn) as client, serve(client, workflows=[at_once]):
+
+        async def calls() -> None:
+            while True:
+                await client.workflow.execute(at_once)
+
+        await until(lambda: db.value(FLAG) == 1, "it sleeps")
+        caller = asyncio.create_task(calls())
+        for i in range(10):
+            await until(lambda: db.value(FLAG) == 1, "it sleeps for a moment")
+            start_together(dsn, f"a{i}", f"b{i}")
+            assert await client.get_handle(f"b{i}").result(10) == 7
+        caller.cancel()
 
 
 async def test_what_a_worker_hands_back_wakes_another(
     dsn: str, db: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(turn, "LOOKS", ())
+    monkeypatch.setattr(looks, "LOOKS", ())
     async with Client(dsn) as client:
         async with serve(client, graceful_shutdown_timeout=0.0):
             handle = await client.workflow.start("call", args=["held", [str(tmp_path)], {}])
@@ -91,7 +117,7 @@ async def test_what_a_worker_hands_back_wakes_another(
 async def test_a_start_that_saw_nobody_asleep_is_found(dsn: str, db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """It looked for sleepers before the worker said that it sleeps, and commits after. Nobody is told: the worker
     looks again by itself."""
-    monkeypatch.setattr(turn, "LOOKS", tuple(10 * seconds for seconds in turn.LOOKS))  # for a machine that is busy
+    monkeypatch.setattr(looks, "LOOKS", tuple(10 * seconds for seconds in looks.LOOKS))  # for a machine that is busy
     start(db, "the names of namespace and queue are known")
     async with Client(dsn) as client:
         with psycopg.connect(dsn) as sender:
