@@ -180,6 +180,8 @@ class Feeder:
 
     def _lease(self, run: Run, input: bytes, created: int, journal: Journal, elsewhere: set[int]) -> None:
         """A run that is ours from now on."""
+        if not self._held.knows_time:  # it was given before the engine's first answer: its start is the time, nearly
+            self._held.told(created)
         self._held.add(run)
         if run.queue.startswith(PREFIX):
             self._guard(run, self._calls.begin, run, input)

@@ -47,7 +47,7 @@ class Held:
 
     @property
     def knows_time(self) -> bool:
-        """Whether the engine has answered yet."""
+        """Whether the engine has told it yet. Until then no code may run: its timers would be due at once."""
         return bool(self._clock[0])
 
     def told(self, at: int) -> None:

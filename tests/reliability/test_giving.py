@@ -12,7 +12,8 @@ import pytest
 
 from pyhotmesh import Client, Worker
 from pyhotmesh.feeding import Feeder
-from tests.reliability.flows import call
+from pyhotmesh.line import Line
+from tests.reliability.flows import call, impatient
 from tests.reliability.kit import Database, serve, spawn, until
 
 
@@ -149,3 +150,30 @@ def test_a_run_that_is_given_as_its_worker_ends_is_not_lost(db: Database, ends: 
         ending.join()
     assert db.rows("select holder from hotmesh_engine.live") == [(None,)]
     assert db.status("w") == "ready"
+
+
+async def test_one_that_is_given_before_the_first_answer_knows_the_time(
+    dsn: str, db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The flag is up once the first turn has committed; its answer, with the engine's time in it, may come later."""
+    go = asyncio.Event()
+    turn = Line.turn
+
+    async def late(*args: Any) -> Any:
+        rows = await turn(*args)
+        await go.wait()
+        return rows
+
+    monkeypatch.setattr(Line, "turn", late)
+    async with Client(dsn) as client:
+        worker = asyncio.create_task((serving := serve(client)).run())
+        await until(lambda: asleep(db), "the flag is up")
+        await client.workflow.start(impatient, args=["k", "1 hour"], workflow_id="w")
+        assert db.value("select holder is not null from hotmesh_engine.live"), "it is given"
+        await asyncio.sleep(0.2)
+        go.set()
+        await until(lambda: db.waits("w"), "it waits")
+        assert db.value("select max(abs(extract(epoch from hotmesh.now() - at))) from hotmesh.history") < 60
+        assert "timer_fired" not in db.events("w")
+        serving.stop()
+        await worker
