@@ -259,7 +259,7 @@ class Worker:
         turns = TurnLoop(
             dsn=self._dsn, worker_id=worker_id, name=self.name, namespace=self.namespace, queues=queues,
             workflows=self.workflows, activities=self.activities, callbacks=self._callbacks, max_runs=self._max_runs,
-            max_activities=self._max_activities, cache_size=self._cache_size,
+            max_activities=self._max_activities, cache_size=self._cache_size, lease=self._lease,
             is_listening=lambda: self._listener is not None and self._listener.alive, on_new_id=self._renamed,
         )  # fmt: skip
         self._turns = turns
