@@ -26,7 +26,7 @@ KEYS = ["k", "l"]
 STEPS = ["wait", "wait", "both", "act", "acts", "see", "see", "give up", "send"]
 TABLES = (
     "run", "outcome", "live", "open_id", "trouble", "journal", "inbox", "waiting", "message", "unrouted", "undelivered",
-    "request", "activity_task", "worker", "sleeper", "waiter", "queue", "namespace",
+    "request", "activity_task", "worker", "sleeper", "waiter", "queue", "stand_in", "namespace",
 )  # fmt: skip
 
 TURN = """

@@ -86,7 +86,8 @@ begin
   return v_runs + v_tasks;
 end $$;
 
--- Deadlines: execution timeouts of runs; schedule-to-close and heartbeat timeouts of activities.
+-- Deadlines: execution timeouts of runs; schedule-to-close and heartbeat timeouts of activities. And queues for tasks
+-- that came while theirs was being made: first, as its updates may wait (for a duty of others) and nothing is locked yet.
 create or replace function hotmesh_engine.deadlines(p_limit int default 500) returns int
 language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 declare
@@ -98,6 +99,7 @@ declare
   v_count   int;
   v_done    int;
 begin
+  perform hotmesh_engine.name_queues(p_limit);
   select array_agg(run_id), array_agg(holder) into v_runs, v_holders
     from (select run_id, holder from hotmesh_engine.live
            where deadline <= v_now order by deadline limit p_limit for update skip locked) l;
