@@ -17,12 +17,13 @@ import contextvars
 import time
 import types
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from . import activity, payloads
 from .errors import ApplicationError, TimeoutError
+from .interrupts import is_ctrl_c
 from .replay import ACTIVITY_COMPLETED, ACTIVITY_FAILED
 
 BURST = 200  # activities that one runner goes through before others on the loop have their turn
@@ -183,12 +184,25 @@ class Executor:
                 execution = placed.popleft()
                 if placed and not self._summoned:
                     self._summon()  # for the others, should this one wait for something
-                rest = None if execution.finished else self._begin_attempt(execution)
+                rest = None
+                if not execution.finished:
+                    attempt = self._attempt(execution)
+                    try:
+                        asked = attempt.send(None)
+                    except StopIteration:
+                        pass
+                    else:
+                        rest = _rest(attempt, asked)
                 if rest is not None:
                     execution.task = task
                     execution.begun = time.monotonic()
                     self.running.add(execution)
-                    await rest
+                    try:
+                        await rest
+                    except GeneratorExit:
+                        # It came with a future, and has closed the attempt, which has failed with it.
+                        if not self._loop.is_running():
+                            raise
                     execution.task = None
                     self.running.discard(execution)
                     self.last_release = time.monotonic()
@@ -205,8 +219,8 @@ class Executor:
             self._idle.append(waiter)
             await waiter
 
-    def _begin_attempt(self, execution: Execution) -> Awaitable[None] | None:
-        """One attempt, from its arguments to its report, or to where it waits for something: then what is left of it."""
+    async def _attempt(self, execution: Execution) -> None:
+        """One attempt, from its arguments to its report."""
         token = activity.enter(execution)
         try:
             args = payloads.decode(execution.input)
@@ -215,29 +229,12 @@ class Executor:
                 args = definition.convert(args)
             limit = execution.options.start_to_close
             if not definition.is_async:
-                return self._finish_attempt(execution, self._in_thread(execution, args, limit), token)
-            work = definition.fn(*args)
-            try:
-                asked = work.send(None)
-            except StopIteration as end:
-                payload = payloads.encode(end.value)
+                work = self._in_thread(execution, args, limit)
+            elif limit is None:
+                work = definition.fn(*args)
             else:
-                rest = _rest(work, asked)
-                return self._finish_attempt(execution, rest if limit is None else _limited(rest, limit), token)
-        except (KeyboardInterrupt, GeneratorExit):
-            raise
-        except BaseException as error:
-            self._failed(execution, error)
-        else:
-            self._report(execution, ACTIVITY_COMPLETED, payload, None)
-        activity.leave(token)
-        return None
-
-    async def _finish_attempt(self, execution: Execution, rest: Awaitable[Any], token: Any) -> None:
-        try:
-            payload = payloads.encode(await rest)
-        except (KeyboardInterrupt, GeneratorExit):
-            raise
+                work = _limited(definition.fn(*args), limit)
+            payload = payloads.encode(await work)
         except BaseException as error:
             self._failed(execution, error)
         else:
@@ -246,8 +243,10 @@ class Executor:
             activity.leave(token)
 
     def _failed(self, execution: Execution, error: BaseException) -> None:
-        """SystemExit among it: an activity that calls sys.exit() has failed, and ends neither the worker nor,
-        as the next worker would run it again, one worker after the other."""
+        """Whatever an activity raises is its failure, SystemExit and KeyboardInterrupt among it: else it would end
+        the worker and, as the next one would run it again, one worker after the other."""
+        if is_ctrl_c(error) or (isinstance(error, GeneratorExit) and not self._loop.is_running()):
+            raise error  # not the activity's: the process is to end, or the loop has ended before the activity
         if isinstance(error, asyncio.CancelledError):
             error = ApplicationError(str(error) or "the activity was cancelled", type="CancelledError")
         self._report(execution, ACTIVITY_FAILED, payloads.encode_failure(error), error)
@@ -294,11 +293,17 @@ class Executor:
 
 
 def _call(fn: Callable[..., Any], args: list[Any]) -> Any:
-    """A sync function. No future can hold a StopIteration (`next()` of what is empty): it would never be done."""
+    """A sync function. What a future cannot hold (StopIteration: it would never be done) or what means more than a
+    failure to a loop (GeneratorExit, KeyboardInterrupt, ...) goes there by its name alone."""
     try:
         return fn(*args)
     except StopIteration as error:
-        raise RuntimeError("the activity raised StopIteration") from error
+        odd: BaseException = error
+    except Exception:
+        raise
+    except BaseException as error:
+        odd = error
+    raise ApplicationError(str(odd), type=type(odd).__name__) from odd
 
 
 def _same(clean: contextvars.Context) -> bool:
@@ -324,11 +329,16 @@ def _rest(work: Coroutine[Any, Any, Any], asked: Any) -> Generator[Any, Any, Any
             return (yield from work)
 
 
-async def _limited(rest: Awaitable[Any], limit: float) -> Any:
+async def _limited(work: Coroutine[Any, Any, Any], limit: float) -> Any:
+    """A timer costs more than most steps do, so there is none before it has asked to wait for something."""
+    try:
+        asked = work.send(None)
+    except StopIteration as end:
+        return end.value
     timer = asyncio.timeout(limit)
     try:
         async with timer:
-            return await rest
+            return await _rest(work, asked)
     except builtins.TimeoutError as error:
         if not timer.expired():
             raise

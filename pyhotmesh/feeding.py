@@ -23,6 +23,7 @@ from .calls import PREFIX, Calls
 from .engine import micros
 from .errors import HotMeshError
 from .held import Held
+from .interrupts import is_ctrl_c
 from .replay import (
     ACTIVITY_FAILED,
     COMMANDS,
@@ -92,10 +93,12 @@ class Feeder:
         """One run's failure is that run's: it is parked with its reason."""
         try:
             function(*args)
-        except Exception as error:
+        except BaseException as error:
             self._fault(run, error)
 
-    def _fault(self, run: Run, error: Exception) -> None:
+    def _fault(self, run: Run, error: BaseException) -> None:
+        if is_ctrl_c(error):
+            raise error
         code = error.code if isinstance(error, HotMeshError) else "HM000"
         if not isinstance(error, HotMeshError):
             log.exception("workflow %s cannot go on", run.workflow_id, exc_info=error)
@@ -308,7 +311,7 @@ class Feeder:
         """What a local activity has returned. As `_guard`, without its cost: every step comes by here."""
         try:
             self._deliver(run, kind, command, payload, at)
-        except Exception as error:
+        except BaseException as error:
             self._fault(run, error)
 
     def given(self, what: str) -> None:

@@ -18,12 +18,15 @@ from .runs import Run
 class Held:
     """The state that the parts of one incarnation's turn loop share."""
 
-    def __init__(self, *, worker_id: int, name: str, namespace: str, queues: dict[int, str], cache_size: int | None) -> None:
+    def __init__(
+        self, *, worker_id: int, name: str, namespace: str, queues: dict[int, str], cache_size: int | None, lease: float
+    ) -> None:  # fmt: skip
         self.worker_id = worker_id
         self.name = name
         self.namespace = namespace
         self.queues = queues
         self.cache_size = cache_size
+        self.lease = lease  # seconds
         self.loop = asyncio.get_running_loop()
         self.runs: dict[int, Run] = {}
         self.tasks: dict[tuple[int, int], Execution] = {}  # activity rows that this worker runs
@@ -34,7 +37,7 @@ class Held:
         self.claiming = True
         self.stopping = False
         self.suspects_allowed = 1
-        self.suspects_held: set[int] = set()
+        self.suspects_held: dict[int, float] = {}  # since when (monotonic)
         self._timers: list[tuple[int, int]] = []  # (due, run id)
         self._clock = (0, 0.0)  # engine's µs, and the monotonic clock when it was told
 
@@ -95,7 +98,7 @@ class Held:
             self.drop(self.runs[run.run_id])
         self.runs[run.run_id] = run
         if run.is_suspect:
-            self.suspects_held.add(run.run_id)
+            self.suspects_held[run.run_id] = time.monotonic()
 
     def note_idle(self, run: Run) -> None:
         if run.local or run.next or run.sent:
@@ -105,11 +108,20 @@ class Held:
             if self.cache_size is not None or self.stopping:
                 self.wake()
 
+    def acquit(self) -> None:
+        """Suspects that have been here for a lease time, and this worker lives: they are none any more, once the engine
+        has accepted that (see the sweep in tend.sql). A call may take days, and others wait for its place."""
+        before = time.monotonic() - self.lease
+        for run_id, since in self.suspects_held.items():
+            run = self.runs[run_id]
+            if since <= before and run.sent is None and (run.next is None or not run.next.ends_lease):
+                run.parcel().extra().cleared = True
+                self.dirty[run_id] = run
+
     def clear(self, run: Run) -> None:
-        """A result was recorded after a lost lease: the run is no suspect, and another may come."""
+        """It is recorded that a run has got on, or has lived, after a lost lease: it is no suspect, and another may come."""
         run.lost = 0
-        if run.run_id in self.suspects_held:
-            self.suspects_held.discard(run.run_id)
+        if self.suspects_held.pop(run.run_id, None) is not None:
             self.suspects_allowed = min(self.suspects_allowed * 2, 1000)
 
     def drop(self, run: Run) -> None:
@@ -126,7 +138,7 @@ class Held:
         if self.runs.get(run.run_id) is run:
             del self.runs[run.run_id]
         if run.lost:
-            self.suspects_held.discard(run.run_id)
+            self.suspects_held.pop(run.run_id, None)
         else:
             self.clear(run)
         if run.instance is not None:

@@ -13,12 +13,13 @@ them in the same order.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import contextvars
 from asyncio.events import _get_running_loop, _set_running_loop
 from collections import deque
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, NoReturn
+
+from .interrupts import is_ctrl_c
 
 if TYPE_CHECKING:
     from .replay import Instance
@@ -140,10 +141,11 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
                             handle.callback(*handle.args)
                         else:
                             context.run(handle.callback, *handle.args)
-                    except SystemExit:
+                    except (SystemExit, KeyboardInterrupt) as error:
                         # Its task has it as its outcome; asyncio raises it once more to end the process. But it is
                         # the workflow that has ended, not the worker.
-                        pass
+                        if is_ctrl_c(error):
+                            raise
         finally:
             _set_running_loop(before)
 
@@ -157,8 +159,11 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
             for task in self._tasks:
                 if not task.done():
                     task._log_destroy_pending = False  # type: ignore[attr-defined]
-                    with contextlib.suppress(Exception):  # it awaits in a finally block: in vain
+                    try:
                         task.get_coro().close()
+                    except BaseException as error:  # it awaits in a finally block, in vain, or raises there
+                        if is_ctrl_c(error):
+                            raise
         finally:
             _set_running_loop(before)
         self._ready.clear()

@@ -24,6 +24,7 @@ import orjson
 
 from . import payloads
 from .errors import ActivityError, HotMeshError, NonDeterminismError, PayloadError, RecordError, TimeoutError
+from .interrupts import is_ctrl_c
 from .loop import DurableFuture, TimerHandle, WorkflowLoop, WorkflowTask
 from .retry import RetryPolicy
 
@@ -194,7 +195,9 @@ class Instance:
             raise PayloadError("$", f"the input must be an array of the arguments, this is {type(args).__name__}")
         try:
             coroutine = self.definition.fn(*args)
-        except Exception as error:
+        except BaseException as error:
+            if is_ctrl_c(error):
+                raise
             self.outcome = FAILED, payloads.encode_failure(error)
             return
         self._main = loop.create_task(coroutine)
@@ -232,7 +235,11 @@ class Instance:
                     if predicate():
                         future.set_result(None)
                         met = True
-                except Exception as error:  # it belongs to whoever waits for the condition
+                except BaseException as error:  # it belongs to whoever waits for the condition
+                    if is_ctrl_c(error):
+                        raise
+                    if isinstance(error, StopIteration):  # no future can hold one
+                        error = RuntimeError("the condition raised StopIteration")
                     future.set_exception(error)
                     met = True
             self._conditions = [(p, f) for p, f in self._conditions if not f.done()]

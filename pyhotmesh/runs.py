@@ -80,7 +80,7 @@ class Parcel:
         """Says only that the run has started: nothing is lost if that is never recorded."""
         return (
             len(self.rows) == 1 and not self.has_result and self.end == KEEP and not self.starts
-            and (self.more is None or not (self.more.asks or self.more.ended))
+            and (self.more is None or not (self.more.asks or self.more.ended or self.more.cleared))
         )  # fmt: skip
 
     def extra(self) -> More:

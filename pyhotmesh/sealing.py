@@ -34,6 +34,8 @@ class Sealer:
         held = self._held
         self._work.spill()
         self._cool()
+        if held.suspects_held:
+            held.acquit()
         parcels: list[Parcel] = []
         size = 0
         # Not all that is held in one batch: while a part is on its way, the others can run.

@@ -65,10 +65,13 @@ class TurnLoop:
         max_runs: int,
         max_activities: int,
         cache_size: int | None,
+        lease: float = 10.0,
         is_listening: Callable[[], bool],
         on_new_id: Callable[[int, int], Awaitable[None]],
     ) -> None:
-        self.held = held = Held(worker_id=worker_id, name=name, namespace=namespace, queues=queues, cache_size=cache_size)
+        self.held = held = Held(
+            worker_id=worker_id, name=name, namespace=namespace, queues=queues, cache_size=cache_size, lease=lease
+        )  # fmt: skip
         self._line = Line(dsn, held)
         self.work = Work(held, activities, max_activities)
         self.feeder = Feeder(held, self.work, Calls(held, self.work, callbacks), workflows, self._line.fetch)

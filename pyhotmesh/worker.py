@@ -10,7 +10,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -23,6 +23,7 @@ from .connection import IN_THE_WAY, Listener, connect, conninfo, is_connection_t
 from .durations import parse as parse_duration
 from .errors import SchemaVersionError
 from .heartbeat import Heartbeat
+from .interrupts import is_ctrl_c
 from .recovery import LeaseEnded
 from .turn import TurnLoop
 
@@ -209,13 +210,23 @@ class Worker:
                     loop.add_signal_handler(number, self.stop)
             await self.run()
 
-        try:
+        factory: Callable[[], asyncio.AbstractEventLoop] | None = None
+        with contextlib.suppress(ImportError):
             import uvloop
-        except ImportError:
-            asyncio.run(main())
-        else:
-            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                runner.run(main())
+
+            factory = uvloop.new_event_loop
+        with asyncio.Runner(loop_factory=factory) as runner:
+            loop = runner.get_loop()
+            serving = loop.create_task(main(), name="hotmesh-worker")
+            while not serving.done():
+                try:
+                    loop.run_until_complete(serving)
+                except (SystemExit, KeyboardInterrupt) as error:
+                    # Out of a task or callback of an activity's own. The task has it as its outcome, and gives it to
+                    # whoever awaits it; asyncio raises it once more to end the process.
+                    if serving.done() or is_ctrl_c(error):
+                        raise
+                    log.error("user code raised %s beside its activity; the worker goes on", _said(error), exc_info=error)
 
     # ------------------------------------------------------------------------------ internal --
 
@@ -248,7 +259,7 @@ class Worker:
         turns = TurnLoop(
             dsn=self._dsn, worker_id=worker_id, name=self.name, namespace=self.namespace, queues=queues,
             workflows=self.workflows, activities=self.activities, callbacks=self._callbacks, max_runs=self._max_runs,
-            max_activities=self._max_activities, cache_size=self._cache_size,
+            max_activities=self._max_activities, cache_size=self._cache_size, lease=self._lease,
             is_listening=lambda: self._listener is not None and self._listener.alive, on_new_id=self._renamed,
         )  # fmt: skip
         self._turns = turns
@@ -314,6 +325,11 @@ class Worker:
             self._turns.feeder.pushed(int(run_id), int(inbox_id), int(command), message)
         else:
             self._turns.held.wake()
+
+
+def _said(error: BaseException) -> str:
+    text = str(error)
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 async def _check_schema(conn: psycopg.AsyncConnection[Any]) -> None:

@@ -2,7 +2,8 @@
 --
 -- A name is looked up first and inserted only if it is new: `on conflict` alone would burn an
 -- identity value and write for every call. Two creators of one name: the second waits for the
--- first's commit and then finds its row (a fresh statement of READ COMMITTED).
+-- first's commit and then finds its row (a fresh statement of READ COMMITTED). A turn, which waits for nobody,
+-- asks queue_or_stand_in: who makes a queue holds the advisory lock of its name, which can be tried.
 
 create or replace function hotmesh_engine.namespace_id(p_name text) returns int
 language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
@@ -27,9 +28,36 @@ begin
      where namespace_id = p_namespace_id and name = p_name;
     if found then return v_id; end if;
     perform hotmesh_engine.check_name('task queue', p_name);
+    perform pg_advisory_xact_lock(1212370262, hotmesh_engine.queue_lock(p_namespace_id, p_name));
     insert into hotmesh_engine.queue (namespace_id, name) values (p_namespace_id, p_name)
       on conflict do nothing;
   end loop;
+end $$;
+
+-- The second key of a queue name's advisory lock; its class is 1212370262, 'HMWV'.
+create or replace function hotmesh_engine.queue_lock(p_namespace_id int, p_name text) returns int
+language sql immutable parallel safe set search_path = pg_catalog, pg_temp as $$
+  select hashtext(p_namespace_id || ':' || p_name)
+$$;
+
+-- The same for who must not wait, which may be for as long as a user's transaction is open: a number that
+-- stands in for the queue if somebody is making it at this moment. What is queued there moves to the queue
+-- when that is known (name_queues).
+create or replace function hotmesh_engine.queue_or_stand_in(p_namespace_id int, p_name text) returns int
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+declare
+  v_id int;
+begin
+  select queue_id into v_id from hotmesh_engine.queue where namespace_id = p_namespace_id and name = p_name;
+  if found then return v_id; end if;
+  perform hotmesh_engine.check_name('task queue', p_name);
+  if pg_try_advisory_xact_lock(1212370262, hotmesh_engine.queue_lock(p_namespace_id, p_name)) then
+    return hotmesh_engine.queue_id(p_namespace_id, p_name);
+  end if;
+  insert into hotmesh_engine.stand_in (queue_id, namespace_id, name)
+  values (nextval('hotmesh_engine.queue_queue_id_seq'), p_namespace_id, p_name)
+  returning queue_id into v_id;
+  return v_id;
 end $$;
 
 -- Ids go into btree keys (2.7 kB at most) and are read by people: 1 to 1,000 bytes.

@@ -39,6 +39,14 @@ create table hotmesh_engine.queue (
   unique (namespace_id, name)
 );
 
+-- A number that tasks carry in place of their queue's, which a transaction that is still open was making when
+-- they were added. One for each turn that met such a name; a duty does away with it (name_queues).
+create table hotmesh_engine.stand_in (
+  queue_id      int  primary key,                -- of the same sequence as those of queues
+  namespace_id  int  not null,
+  name          text not null
+);
+
 -- ---------------------------------------------------------------------------------------- runs --
 
 -- A run, open or closed: what it was asked to do. Inserted at the start, deleted by retention.

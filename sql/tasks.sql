@@ -26,7 +26,7 @@ begin
      cross join lateral (select namespace_id, queue_id from hotmesh_engine.run r where r.run_id = u.run offset 0) r
      where u.run <> all (p_rejected)
   ), q as materialized (
-    select namespace_id, queue, hotmesh_engine.queue_id(namespace_id, queue) as queue_id
+    select namespace_id, queue, hotmesh_engine.queue_or_stand_in(namespace_id, queue) as queue_id
       from (select distinct namespace_id, queue from t where queue is not null) d
   ), ins as (
     insert into hotmesh_engine.activity_task
@@ -42,6 +42,36 @@ begin
   if v_queues is not null then
     perform hotmesh_engine.wake_queues(v_queues, cardinality(v_queues));
   end if;
+end $$;
+
+-- Moves tasks from what stands in for their queue to the queue, once it is known who has made it, or that nobody
+-- has; returns how many stand-ins are done with. Such tasks have never been claimed: no worker serves those numbers.
+-- Locks: `stand_in` rows SKIP LOCKED, names tried; tasks, which nobody else has locked for longer than a duty.
+create or replace function hotmesh_engine.name_queues(p_limit int) returns int
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+declare
+  v_one    hotmesh_engine.stand_in;
+  v_queue  int;
+  v_queues int[] := '{}';
+begin
+  if not exists (select from hotmesh_engine.stand_in) then return 0; end if;
+  for v_one in
+    select * from hotmesh_engine.stand_in order by queue_id limit p_limit for update skip locked
+  loop
+    select queue_id into v_queue from hotmesh_engine.queue
+     where namespace_id = v_one.namespace_id and name = v_one.name;
+    if not found then
+      continue when not pg_try_advisory_xact_lock(1212370262, hotmesh_engine.queue_lock(v_one.namespace_id, v_one.name));
+      v_queue := hotmesh_engine.queue_id(v_one.namespace_id, v_one.name);
+    end if;
+    update hotmesh_engine.activity_task set queue_id = v_queue where queue_id = v_one.queue_id and holder is null;
+    delete from hotmesh_engine.stand_in where queue_id = v_one.queue_id;
+    v_queues := v_queues || v_queue;
+  end loop;
+  if cardinality(v_queues) > 0 then
+    perform hotmesh_engine.wake_queues(v_queues, cardinality(v_queues));
+  end if;
+  return cardinality(v_queues);
 end $$;
 
 create or replace function hotmesh_engine.end_tasks(

@@ -7,6 +7,17 @@
 -- unbroken contact of its own: an outage of PostgreSQL breaks everybody's contact and kills nobody.
 -- Death is final: the row is marked in one transaction, then its runs are released in portions by
 -- whoever comes. A turn of that worker holds its row FOR KEY SHARE and is waited for by skipping.
+--
+-- Suspects: a run that kills its workers would take with it, again and again, all that they hold. So a run
+-- whose lease was lost twice in a row (`lost`) is claimed one at a time by each worker, and a death with just
+-- one of them is a strike against it; five quarantine it. It is cleared, of both numbers, by whoever holds it, with
+-- a turn: when it records a result, parks or closes, or when it has been held for a lease time, since a call may
+-- take days and records nothing before it ends. A killer that needs longer than that is thus never quarantined, but
+-- leaves its workers, and what they hold, a lease time to get on in.
+-- Zombie: only a turn of the holder clears, so one that was swept is refused whole, and one whose run has
+-- moved on is rejected for that run: neither has seen how the run fares with the heir. One that was only frozen
+-- for a lease time, and not swept, clears what it has not run for so long: then two more deaths make it
+-- a suspect again.
 create or replace function hotmesh_engine.sweep(p_worker bigint, p_limit int default 10000) returns int
 language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 declare
@@ -75,7 +86,8 @@ begin
   return v_runs + v_tasks;
 end $$;
 
--- Deadlines: execution timeouts of runs; schedule-to-close and heartbeat timeouts of activities.
+-- Deadlines: execution timeouts of runs; schedule-to-close and heartbeat timeouts of activities. And queues for tasks
+-- that came while theirs was being made: first, as its updates may wait (for a duty of others) and nothing is locked yet.
 create or replace function hotmesh_engine.deadlines(p_limit int default 500) returns int
 language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 declare
@@ -87,6 +99,7 @@ declare
   v_count   int;
   v_done    int;
 begin
+  perform hotmesh_engine.name_queues(p_limit);
   select array_agg(run_id), array_agg(holder) into v_runs, v_holders
     from (select run_id, holder from hotmesh_engine.live
            where deadline <= v_now order by deadline limit p_limit for update skip locked) l;

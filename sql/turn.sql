@@ -55,7 +55,7 @@ create or replace function hotmesh_engine.turn(
   p_end              smallint[] default '{}',
   p_due              timestamptz[] default '{}',
   p_outcome          json[] default '{}',
-  p_cleared          bigint[] default '{}',        -- suspects that have recorded a result
+  p_cleared          bigint[] default '{}',        -- suspects that have got on, or lived: see sweep
   -- journal
   j_run              bigint[] default '{}',
   j_seq              int[] default '{}',

@@ -38,7 +38,7 @@ comment on view hotmesh.history is
   'What happened to each run, in the order in which its code saw it (seq); commands: [number, kind, name, digest] of what it asked for before.';
 
 create or replace view hotmesh.activities as
-select n.name as namespace, r.workflow_id, t.run_id, t.command, t.activity, q.name as task_queue, t.attempt,
+select n.name as namespace, r.workflow_id, t.run_id, t.command, t.activity, coalesce(q.name, i.name) as task_queue, t.attempt,
        case when l.run_id is null then 'void' when t.holder is not null then 'running'
             when t.due_at <= hotmesh.now() then 'ready' else 'backing off' end as status,
        t.scheduled_at, t.due_at, t.deadline, t.heartbeat_by, t.holder as worker_id, t.input, t.options,
@@ -46,7 +46,8 @@ select n.name as namespace, r.workflow_id, t.run_id, t.command, t.activity, q.na
   from hotmesh_engine.activity_task t
   join hotmesh_engine.run r on r.run_id = t.run_id
   join hotmesh_engine.namespace n on n.namespace_id = r.namespace_id
-  join hotmesh_engine.queue q on q.queue_id = t.queue_id
+  left join hotmesh_engine.queue q on q.queue_id = t.queue_id
+  left join hotmesh_engine.stand_in i on i.queue_id = t.queue_id
   left join hotmesh_engine.live l on l.run_id = t.run_id;
 comment on view hotmesh.activities is
   'Activities queued for another worker, waiting for a retry, or running for longer than a moment.';

@@ -61,6 +61,12 @@ create table hotmesh_engine.bound (
 );
 create index bound_record on hotmesh_engine.bound (entity_id, id);
 
+create table hotmesh_engine.stand_in (
+  queue_id      int  primary key,
+  namespace_id  int  not null,
+  name          text not null
+);
+
 drop index hotmesh_engine.run_identity;
 create index run_identity on hotmesh_engine.run (namespace_id, workflow_id, (run_id + 0));
 """
@@ -80,6 +86,8 @@ timestamptz[], bigint[], text[], json[]
 
 # What was replaced comes back with what was there before.
 _BACK = """\
+update hotmesh_engine.activity_task t set queue_id = hotmesh_engine.queue_id(s.namespace_id, s.name)
+  from hotmesh_engine.stand_in s where t.queue_id = s.queue_id;
 drop schema hotmesh_data cascade;
 drop view hotmesh.records, hotmesh.record_changes;
 drop table hotmesh_engine.record;
@@ -100,12 +108,15 @@ hotmesh_engine.comparison, hotmesh_engine.bound_sql, hotmesh_engine.where_sql,
 hotmesh_engine.find_sql, hotmesh_engine.check_page, hotmesh_engine.find,
 hotmesh_engine.count_records, hotmesh_engine.explain_find, hotmesh_engine.aggregate, hotmesh.find,
 hotmesh_engine.wake_schedules, hotmesh_engine.watch_buffers, hotmesh_engine.note_missed,
-hotmesh.update_schedule;
+hotmesh.update_schedule, hotmesh_engine.queue_or_stand_in, hotmesh_engine.queue_lock, hotmesh_engine.name_queues;
 drop table hotmesh_engine.bound, hotmesh_engine.record_change,
   hotmesh_engine.entity_field, hotmesh_engine.entity;
 drop index hotmesh_engine.run_identity;
 create index run_identity on hotmesh_engine.run (namespace_id, workflow_id, run_id);
 """
+
+# A view has looked at it until then.
+_LAST = "drop table hotmesh_engine.stand_in;"
 
 
 def upgrade() -> None:
@@ -116,3 +127,4 @@ def upgrade() -> None:
 def downgrade() -> None:
     migrate.run(_BACK)
     migrate.restore(revision)
+    migrate.run(_LAST)

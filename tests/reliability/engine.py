@@ -6,7 +6,7 @@ from typing import Any
 
 from tests.reliability.kit import Database
 
-LEASED, REJECTED, LEASED_TASK = 1, 4, 7
+HEAD, LEASED, REJECTED, LEASED_TASK = 0, 1, 4, 7
 
 
 class Hand:

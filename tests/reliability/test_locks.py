@@ -11,8 +11,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from pyhotmesh import Client, StartRequest, WorkflowInterrupted, connection
-from tests.reliability.flows import fan, listen, ping_pong, shout
+from pyhotmesh import Client, StartRequest, WorkflowFailed, WorkflowInterrupted, connection
+from tests.reliability.flows import call, fan, gives_up, listen, ping_pong, shout
 from tests.reliability.kit import Database, serve, until
 
 
@@ -124,3 +124,59 @@ async def test_a_queue_that_an_open_transaction_is_the_first_to_use_is_waited_fo
         assert await client.get_handle("same").result(timeout=20) == "x!"
         worker.stop()
         await served
+
+
+NEW = """select hotmesh.start_workflow('shout', '["x"]', 'of the new queue', task_queue => 'new')"""
+
+
+@pytest.mark.parametrize("ends", ["commit", "rollback"])
+async def test_a_worker_waits_for_nobody_who_makes_a_queue(dsn: str, db: Database, ends: str) -> None:
+    """An activity of a queue that a user's open transaction is the first to use: its task stands by, all else goes on."""
+    status = "select task_queue, status from hotmesh.activities"
+    async with Client(dsn) as client, serve(client):
+        with psycopg.connect(dsn) as user:
+            user.execute(NEW.encode())
+            fans = [await client.workflow.start(fan, args=[3, "new"]) for _ in range(2)]
+            await until(lambda: len(db.rows(status)) == 6, "they have asked")
+            began = time.monotonic()
+            for _ in range(20):
+                assert await client.workflow.execute(shout, args=["y"], timeout=10) == "y!"
+            assert time.monotonic() - began < 5.0
+            assert db.value("select count(*) from pg_locks where not granted") == 0, "nor does a duty wait"
+            assert set(db.rows(status)) == {("new", "ready")}
+            assert db.value("select count(*) from hotmesh_engine.queue") == 1
+            db.check()
+            getattr(user, ends)()
+        await until(lambda: db.value("select count(*) from hotmesh_engine.stand_in") == 0, "they have their queue")
+        assert db.value("select count(*) from hotmesh_engine.queue") == 2
+        async with serve(client, task_queue="new"):
+            assert [await handle.result(timeout=20) for handle in fans] == [[0, 2, 4]] * 2
+            if ends == "commit":
+                assert await client.get_handle("of the new queue").result(timeout=20) == "x!"
+
+
+async def test_a_task_that_stands_by_is_given_up_and_times_out_as_any(dsn: str, db: Database) -> None:
+    bounded = {"task_queue": "new", "schedule_to_close_timeout": 0.2}
+    async with Client(dsn) as client, serve(client):
+        with psycopg.connect(dsn) as user:
+            user.execute(NEW.encode())
+            gone = await client.workflow.start(gives_up, args=["new", "key"])
+            with pytest.raises(WorkflowFailed, match="schedule_to_close"):
+                await client.workflow.execute(call, args=["double", [1], bounded], timeout=20)
+            await until(lambda: db.waits(gone.workflow_id), "it has asked")
+            await gone.interrupt("enough")
+            user.rollback()
+        await until(lambda: db.value("select count(*) from hotmesh_engine.stand_in") == 0, "nothing stands by")
+
+
+def test_two_makers_of_one_queue(db: Database, dsn: str) -> None:
+    """The second waits for the first one's transaction; a name has one number."""
+    with psycopg.connect(dsn) as first:
+        first.execute(NEW.encode())
+        thread, out = in_thread(dsn, NEW.replace("of the new", "of the same"))
+        time.sleep(0.3)
+        assert out == []
+        first.commit()
+        thread.join(20)
+    assert len(out[0]) == 1
+    assert db.value("select count(*) from hotmesh_engine.queue where name = 'new'") == 1

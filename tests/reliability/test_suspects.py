@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from itertools import count
 from pathlib import Path
 
+import psycopg
 import pytest
 
-from pyhotmesh import Client, StartRequest
-from tests.reliability.engine import Hand, start
-from tests.reliability.flows import call, shout
+from pyhotmesh import Client, MeshCall, StartRequest
+from pyhotmesh.calls import callback
+from tests.reliability.engine import HEAD, REJECTED, Hand, start
+from tests.reliability.flows import call, held, shout
 from tests.reliability.kit import Database, serve, spawn, until
 
 
@@ -137,6 +140,67 @@ async def test_a_worker_takes_one_suspect_and_more_when_they_do_well(dsn: str, d
             assert db.value("select count(*) from hotmesh_engine.live where holder is not null") == 1
             (tmp_path / "go").touch()
             await asyncio.gather(*[handle.result(timeout=20) for handle in handles])
+
+
+async def test_who_has_lived_for_a_lease_is_no_suspect(dsn: str, db: Database, tmp_path: Path) -> None:
+    """It has nothing to record, and is not idle for long enough yet to park."""
+    holders = "select count(*) from hotmesh_engine.live where holder is not null"
+    async with Client(dsn) as client:
+        handles = [await client.workflow.start(call, args=["held", [str(tmp_path)], {}]) for _ in range(3)]
+        db.rows("update hotmesh_engine.live set lost = 2, strikes = 4 returning 1")
+        started = time.monotonic()
+        async with serve(client, lease=1.0):
+            await until(lambda: db.value(holders) == 3, "all have their turn")
+            assert time.monotonic() - started >= 1.0, "one, then two more"
+            await until(lambda: db.value("select count(*) from hotmesh_engine.live where lost + strikes = 0") == 3, "cleared")
+            (tmp_path / "go").touch()
+            await asyncio.gather(*[handle.result(timeout=20) for handle in handles])
+
+
+async def test_a_call_that_has_lived_for_a_lease_is_no_suspect(dsn: str, db: Database, tmp_path: Path) -> None:
+    """A call records nothing before it ends, and never parks: it does not keep a suspect's place for so long."""
+    lost = "select lost from hotmesh_engine.live"
+    async with MeshCall(dsn) as mesh:
+        answers = asyncio.create_task(mesh.exec("held", [str(tmp_path)]))
+        await until(lambda: db.value(lost) == 0, "it has been asked for")
+        db.rows("update hotmesh_engine.live set lost = 2 returning 1")
+        async with serve(dsn, lease=0.5, callbacks=[callback("held", held, None)]):
+            await until((tmp_path / "begun").exists, "it has begun")
+            await until(lambda: db.value(lost) == 0, "cleared")
+            (tmp_path / "go").touch()
+            await answers
+
+
+async def test_it_is_not_cleared_before_it_has_lived_for_a_lease(dsn: str, db: Database, tmp_path: Path) -> None:
+    lost = "select lost from hotmesh_engine.live"
+    async with MeshCall(dsn) as mesh:
+        answers = asyncio.create_task(mesh.exec("held", [str(tmp_path)]))
+        await until(lambda: db.value(lost) == 0, "it has been asked for")
+        db.rows("update hotmesh_engine.live set lost = 2 returning 1")
+        async with serve(dsn, lease=60.0, callbacks=[callback("held", held, None)]):
+            await until((tmp_path / "begun").exists, "it has begun")
+            await asyncio.sleep(2.5)  # a worker looks for work, and tells what it has to tell, once a second
+            assert db.value(lost) == 2
+            (tmp_path / "go").touch()
+            await answers
+
+
+def test_a_zombie_clears_nobody(db: Database, fleet: Fleet) -> None:
+    (run,) = start(db, "a")
+    fleet.die_with(10)
+    fleet.die_with(10)
+    zombie = fleet.worker()
+    zombie.claim(10, suspects=1)
+    fence, seq = zombie.leases[run]
+    nothing = {"p_run": [run], "p_fence": [fence], "p_base": [seq], "p_end": [0], "p_due": [None], "p_outcome": [None]}
+    fleet.dies(zombie)
+    heir = fleet.worker()
+    assert heir.claim(10, suspects=1) == {run}
+    with pytest.raises(psycopg.Error, match="lease has ended"):
+        zombie.turn(p_cleared=[run], **nothing)
+    late = fleet.worker()  # it lives, but the run's lease has moved on
+    assert [row[0] for row in late.turn(p_cleared=[run], **nothing)] == [REJECTED, HEAD]
+    assert (db.value("select lost from hotmesh_engine.live"), strikes(db, run)) == (3, 1)
 
 
 @pytest.mark.limit(120)
