@@ -19,33 +19,38 @@ create or replace function hotmesh_engine.condition(
 language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare
   v_word  text;
-  v_list  jsonb;
+  v_inner jsonb;
   v_done  record;
   v_parts text[] := '{}';
 begin
   if p_depth > 50 or jsonb_array_length(p_values) > 2000 then
     perform hotmesh_engine.invalid_query('the query is nested too deeply, or has too many conditions', 'At most 50 levels and 2,000 values.');
   end if;
-  v_word := case jsonb_typeof(p_query) when 'array' then 'and' when 'object' then case
-    when p_query ?& '{field,is}' and p_query - '{field,is,value}'::text[] = '{}' then 'is'
-    when p_query ? 'and' and p_query - 'and' = '{}' then 'and'
-    when p_query ? 'or' and p_query - 'or' = '{}' then 'or'
-    when p_query ? 'not' and p_query - 'not' = '{}' then 'not'
-    when p_query ? 'all' and p_query - 'all' = '{}' then 'all' end end;
-  v_list := case when jsonb_typeof(p_query) = 'array' then p_query else p_query -> v_word end;
-  if v_word = 'is' then
+  if p_query ? 'field' and jsonb_typeof(p_query) = 'object' then
+    v_word := case when p_query ? 'is' and p_query - '{field,is,value}'::text[] = '{}' then 'field' end;
+  elsif jsonb_typeof(p_query) = 'array' then
+    v_word := 'and';
+    v_inner := p_query;
+  elsif jsonb_typeof(p_query) = 'object' then
+    v_word := case when p_query ? 'and' then 'and' when p_query ? 'or' then 'or' when p_query ? 'not' then 'not' when p_query ? 'all' then 'all' end;
+    v_inner := p_query -> v_word;
+    if p_query - v_word <> '{}' then
+      v_word := null;
+    end if;
+  end if;
+  if v_word = 'field' then
     v_done := hotmesh_engine.comparison(p_entity, p_query, p_values);
     p_values := v_done.p_values;
     r_sql := v_done.r_sql;
-  elsif v_word in ('and', 'or') and jsonb_typeof(v_list) = 'array' then
-    for i in 0 .. jsonb_array_length(v_list) - 1 loop
-      v_done := hotmesh_engine.condition(p_entity, v_list -> i, p_values, p_depth + 1);
+  elsif v_word in ('and', 'or') and jsonb_typeof(v_inner) = 'array' then
+    for i in 0 .. jsonb_array_length(v_inner) - 1 loop
+      v_done := hotmesh_engine.condition(p_entity, v_inner -> i, p_values, p_depth + 1);
       p_values := v_done.p_values;
       v_parts := v_parts || ('(' || v_done.r_sql || ')');
     end loop;
     r_sql := coalesce(nullif(array_to_string(v_parts, ' ' || v_word || ' '), ''), case v_word when 'and' then 'true' else 'false' end);
   elsif v_word = 'not' then
-    v_done := hotmesh_engine.condition(p_entity, v_list, p_values, p_depth + 1);
+    v_done := hotmesh_engine.condition(p_entity, v_inner, p_values, p_depth + 1);
     p_values := v_done.p_values;
     r_sql := '((' || v_done.r_sql || ') is not true)';
   elsif v_word = 'all' then
@@ -71,18 +76,33 @@ begin
 end $$;
 
 -- The key of a value of the query; refuses what its field's type cannot hold. What is refused here needs no
--- conversion in the statement: a tag is its text.
+-- conversion in the statement: a tag is its text. Each type has a branch of its own, as PL/pgSQL prepares every
+-- expression that a transaction comes to, all of it (seen: a fifth of the time for one that had all types).
 create or replace function hotmesh_engine.value_key(
   p_field hotmesh_engine.entity_field, p_value jsonb, inout p_values jsonb, out r_sql text
 )
 language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+declare
+  v_fits boolean;
+  v_at   int := jsonb_array_length(p_values);
 begin
-  if not coalesce(case p_field.type
-       when 'TAG' then hotmesh_engine.tag(p_value) is not null
-       when 'TEXT' then hotmesh_engine.scalar(p_value) is not null
-       when 'NUMERIC' then hotmesh_engine.number(p_value) is not null
-       when 'BOOLEAN' then hotmesh_engine.bool(p_value) is not null
-       when 'TIMESTAMP' then hotmesh_engine.instant(p_value) is not null end, false) then
+  if p_field.type = 'TAG' then
+    v_fits := hotmesh_engine.tag(p_value) is not null;
+    r_sql := '($1 ->> ' || v_at || ')';
+  elsif p_field.type = 'TIMESTAMP' then
+    v_fits := hotmesh_engine.instant(p_value) is not null;
+    r_sql := 'hotmesh_engine.instant($1 -> ' || v_at || ')';
+  elsif p_field.type = 'NUMERIC' then
+    v_fits := hotmesh_engine.number(p_value) is not null;
+    r_sql := 'hotmesh_engine.number($1 -> ' || v_at || ')';
+  elsif p_field.type = 'TEXT' then
+    v_fits := hotmesh_engine.scalar(p_value) is not null;
+    r_sql := '"left"($1 ->> ' || v_at || ', 200)';
+  else
+    v_fits := hotmesh_engine.bool(p_value) is not null;
+    r_sql := 'hotmesh_engine.bool($1 -> ' || v_at || ')';
+  end if;
+  if not v_fits then
     perform hotmesh_engine.invalid_query(
       format('field %s is %s, which cannot be %s', p_field.name, p_field.type, left(coalesce(p_value::text, 'nothing'), 200)),
       case when jsonb_typeof(p_value) = 'array' then 'A list goes with `in`, or with a range: [from, to].'
@@ -93,10 +113,6 @@ begin
              when 'BOOLEAN' then 'true or false.'
              when 'TIMESTAMP' then 'ISO 8601 (2026-01-31T12:00:00+00:00), or seconds since 1970.' end end);
   end if;
-  r_sql := case p_field.type
-    when 'TAG' then format('($1 ->> %s)', jsonb_array_length(p_values))
-    when 'TEXT' then format('"left"($1 ->> %s, 200)', jsonb_array_length(p_values))
-    else hotmesh_engine.key_of(p_field.type, format('($1 -> %s)', jsonb_array_length(p_values))) end;
   p_values := p_values || jsonb_build_array(p_value);
 end $$;
 
@@ -308,12 +324,16 @@ end $$;
 
 -- Records that fit a query, a page in one row, which costs less than half of one row each: ids, the documents (or
 -- the named fields of them) as text of a JSON array, and what the last is sorted by, null if it has no such field.
+-- A page is read without processes that read ahead (PostgreSQL 18 has some, and asks them for each of a hundred
+-- records though these are in memory: 7.5 ms for a word, without them 4.8). Where records lie on slow disks,
+-- `alter tablespace ... set (effective_io_concurrency = ...)` has them back.
 create or replace function hotmesh_engine.find(
   p_namespace text, p_entity text, p_query json, p_sort text default null, p_descending boolean default false,
   p_start int default 0, p_size int default 100, p_fields text[] default null, p_after json default null,
   out r_ids text[], out r_documents text, out r_key jsonb
 )
-language plpgsql stable set search_path = pg_catalog, pg_temp set client_min_messages = 'warning' as $$
+language plpgsql stable set search_path = pg_catalog, pg_temp set client_min_messages = 'warning'
+set effective_io_concurrency = 0 as $$
 declare
   v_now  timestamptz := hotmesh.now();
   v_mark jsonb := hotmesh_engine.page_mark(p_start, p_size, p_after::jsonb);
