@@ -92,7 +92,9 @@ DECLARE_ENTITY = "select hotmesh_engine.declare_entity(%s, %s, %s::text::json)"
 INDEX_PLAN = "select name, state, build, remove, is_index from hotmesh_engine.index_plan(%s, %s, %s::text::json)"
 MAKE_VIEW = "select hotmesh_engine.make_view(%s)"
 LOCK_INDEXES = "select pg_try_advisory_lock(1212370261)"  # 'HMWU'
-FIND = "select id, data, key from hotmesh_engine.find(%s, %s, %s::text::json, %s, %s, %s, %s, %s, %s::text::json)"
+FIND = (
+    "select r_ids, r_documents, r_key::text from hotmesh_engine.find(%s, %s, %s::text::json, %s, %s, %s, %s, %s, %s::text::json)"
+)
 COUNT_RECORDS = "select hotmesh_engine.count_records(%s, %s, %s::text::json)"
 AGGREGATE = "select hotmesh_engine.aggregate(%s, %s, %s::text::json, %s, %s::text::json, %s)"
 ANALYZE_RECORDS = "analyze hotmesh_engine.record"

@@ -37,6 +37,7 @@ DOMAINS: Final = (
     "start.sql",
     "close.sql",
     "records.sql",
+    "indexes.sql",
     "searching.sql",
     "route.sql",
     "claim.sql",

@@ -279,7 +279,7 @@ create table hotmesh_engine.entity (
   unique (namespace_id, name)
 );
 
--- What of an entity's documents can be searched, as declared (searching.sql).
+-- What of an entity's documents can be searched, as declared (indexes.sql).
 create table hotmesh_engine.entity_field (
   entity_id  int     not null,
   position   int     not null,

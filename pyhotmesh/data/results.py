@@ -9,6 +9,8 @@ from typing import Any
 class Record(dict[str, Any]):
     """Fields of a record; ``id`` is the record's own, whatever fields there are."""
 
+    __slots__ = ("id",)
+
     def __init__(self, id: str, fields: Mapping[str, Any]) -> None:
         super().__init__(fields)
         self.id = id

@@ -81,9 +81,10 @@ class Searching(Spaces):
                 queries.unmark(after),
             ),
         )
-        page = Page(Record(id, payloads.decode(data)) for id, data, _ in rows)
-        if rows and len(rows) == size:
-            page.next = queries.mark(rows[-1][0], rows[-1][2])
+        ids, texts, key = rows[0]
+        page = Page(map(Record, ids, payloads.decode(texts)))
+        if ids and len(ids) == size:
+            page.next = queries.mark(ids[-1], key)
         return page
 
     async def count(self, entity: str, query: Query | str = None, *, namespace: str | None = None) -> int:

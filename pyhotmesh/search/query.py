@@ -96,9 +96,8 @@ def page(start: Any, size: Any) -> None:
 
 
 def mark(id: str, key: str | None) -> str:
-    """Where a page ended, as text: its last record's id and sort key (JSON)."""
-    data = {"id": id, "key": None if key is None else payloads.decode(key)}
-    return base64.urlsafe_b64encode(payloads.encode(data)).decode()
+    """Where a page ended, as text: its last record's id and sort key (JSON, unread: a float would lose digits)."""
+    return base64.urlsafe_b64encode(b'{"id":%b,"key":%b}' % (payloads.encode(id), (key or "null").encode())).decode()
 
 
 def unmark(text: Any) -> str | None:
@@ -107,6 +106,7 @@ def unmark(text: Any) -> str | None:
         return None
     try:
         data = base64.b64decode(text.encode(), altchars=b"-_", validate=True)
-        return payloads.encode(payloads.decode(data)).decode()
+        payloads.encode(payloads.decode(data))
+        return data.decode()
     except (AttributeError, UnicodeEncodeError, binascii.Error, PayloadError):
         raise InvalidQuery(f"this is not where a page ended: {text!r:.100}", hint="pass the page's .next, unchanged") from None

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pyhotmesh import MeshData, Schema, Tag, Text
-from tests.data.plain import RECORDS, SCHEMA, VALUES, fits, key, put
+from tests.data.plain import RECORDS, SCHEMA, VALUES, fits, key, leaf, put
 
 
 @st.composite
@@ -103,6 +103,33 @@ async def test_figures_are_those_of_plain_python(dsn: str, conn: psycopg.Connect
         ]
 
 
+async def test_pages_go_on_exactly_where_they_ended(dsn: str, conn: psycopg.Connection[Any]) -> None:
+    async with MeshData(dsn, SCHEMA) as data:
+        await data.create_search_index("thing")
+        numbers = [f"0.1234567890123456789{digit}" for digit in range(5)]  # more digits than a float has
+        for i, number in enumerate(numbers):
+            await data.set("thing", f"r{i}", {"tag": "a"})
+            change = "update hotmesh_engine.record set data = data || jsonb_build_object('n', %s::numeric) where id = %s"
+            conn.execute(change, (number, f"r{i}"))
+        for i, junk in enumerate(["soon", [], None]):
+            await data.set("thing", f"without{i}", {"tag": "a", "n": junk})
+        for sort, wanted in (("n", [0, 1, 2, 3, 4]), ("-n", [4, 3, 2, 1, 0])):
+            lacking = [f"without{i}" for i in ([0, 1, 2] if sort == "n" else [2, 1, 0])]
+            for size in (1, 2, 3, 5):
+                found: list[str] = []
+                after = None
+                while len(found) <= 8:
+                    page = await data.find_where(
+                        "thing", [leaf("tag", "=", "a")], sort=sort, size=size, after=after, fields=["tag"]
+                    )
+                    assert all(dict(record) == {"tag": "a"} for record in page)
+                    found += [record.id for record in page]
+                    after = page.next
+                    if after is None:
+                        break
+                assert found == [f"r{i}" for i in wanted] + lacking
+
+
 async def test_words_are_found_by_their_stems_in_their_language_or_as_they_are(dsn: str, conn: psycopg.Connection[Any]) -> None:
     schema = Schema("text", fields={"en": Text(), "de": Text(language="german"), "plain": Text(nostem=True)})
     async with MeshData(dsn, schema) as data:
@@ -139,10 +166,16 @@ async def test_records_of_another_namespace_or_entity_are_not_found(dsn: str, co
 
 async def test_moments_are_those_of_plain_python(conn: psycopg.Connection[Any]) -> None:
     zones = st.integers(-15 * 60, 15 * 60).map(lambda minutes: timezone(timedelta(minutes=minutes)))
+    zones = st.one_of(zones, st.just(UTC))
     moments = st.datetimes(datetime(2, 1, 1), datetime(9998, 12, 31), timezones=zones)
 
     @settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
-    @given(moments, st.sampled_from(["T", " "]), st.sampled_from(["auto", "seconds", "minutes", "milliseconds"]), st.booleans())
+    @given(
+        moments,
+        st.sampled_from(["T", " "]),
+        st.sampled_from(["auto", "seconds", "minutes", "milliseconds", "microseconds"]),
+        st.booleans(),
+    )
     def compare(moment: datetime, between: str, precision: str, colon: bool) -> None:
         text = moment.isoformat(between, precision)
         wanted = datetime.fromisoformat(text).astimezone(UTC)
@@ -152,5 +185,8 @@ async def test_moments_are_those_of_plain_python(conn: psycopg.Connection[Any]) 
 
     compare()
     for text in ("2026-02-29", "2026-13-01", "2026-00-10", "0000-01-01", "2026-01-01T24:00", "2026-01-01T00:60", "2026-1-1",
-                 "9999-12-31T23:59:59-01:00", "0001-01-01T00:00+01:00", "2026-01-01T00:00+16:00", "x" * 70):  # fmt: skip
+                 "9999-12-31T23:59:59-01:00", "0001-01-01T00:00+01:00", "2026-01-01T00:00+16:00", "x" * 70,
+                 "2026-02-29T00:00:00+00:00", "2026-02-30T00:00:00.000Z", "2026-04-31T00:00:00Z", "2026-13-01T00:00:00Z",
+                 "2026-00-01T00:00:00+00:00", "2026-01-00T00:00:00Z", "0000-01-01T00:00:00+00:00", "2026-01-01T24:00:00Z",
+                 "2026-01-01T00:60:00.000000+00:00", "2026-01-01T00:00:60+00:00"):  # fmt: skip
         assert conn.execute("select hotmesh_engine.instant(to_jsonb(%s::text))", (text,)).fetchone() == (None,), text

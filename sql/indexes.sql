@@ -1,0 +1,296 @@
+-- What of an entity's records can be searched: fields as declared, the indexes and the view that come of it.
+--
+--   create_search_index ──► declare_entity ──► index_plan ──► the client builds, one by one ──► make_view
+--
+-- A field has a type, and its values are converted into what is compared: in the index, in the view, and in
+-- every query (searching.sql), by the same expression (key_of). A field that is missing, or that cannot be
+-- converted, has no value.
+--
+-- Conversions are immutable and give null where they cannot convert: an index that raised would make
+-- the write fail. They are SQL with a parsed body, which no search_path changes and which is inlined,
+-- or PL/pgSQL with a path of their own.
+--
+-- Names (field, entity) match a pattern before they are taken, and format() quotes them.
+--
+-- Locks: declaring takes its entity's rows, for one short transaction; indexes are built by the client,
+-- CONCURRENTLY, one builder at a time (search/indexes.py). A twin waits for it without a snapshot and then
+-- finds all there. A crash leaves an invalid index, which the next caller replaces.
+
+-- ------------------------------------------------------------------------------- conversions --
+
+-- Text of anything but objects and arrays.
+create or replace function hotmesh_engine.scalar(p_value jsonb) returns text
+language sql immutable parallel safe
+return case when jsonb_typeof(p_value) in ('string', 'number', 'boolean') then p_value #>> '{}' end;
+
+-- A tag: such a text of at most 1,000 bytes, which every btree can hold. Written out, as each function that is
+-- inlined is read from the catalog with each statement that is planned (scalar, twice: a fifth of the planning).
+create or replace function hotmesh_engine.tag(p_value jsonb) returns text
+language sql immutable parallel safe
+return case when jsonb_typeof(p_value) in ('string', 'number', 'boolean') and octet_length(p_value #>> '{}') <= 1000
+  then p_value #>> '{}' end;
+
+-- What is none of the plain numbers that `number` takes itself.
+create or replace function hotmesh_engine.odd_number(p_value jsonb) returns numeric
+language plpgsql immutable parallel safe set search_path = pg_catalog, pg_temp as $$
+declare
+  v_number numeric;
+begin
+  case jsonb_typeof(p_value)
+  when 'number' then
+    v_number := p_value::numeric;
+  when 'string' then
+    if length(p_value #>> '{}') > 600 or p_value #>> '{}' !~ '^-?[0-9]+([.][0-9]+)?$' then return null; end if;
+    v_number := (p_value #>> '{}')::numeric;
+  else
+    return null;
+  end case;
+  if abs(v_number) > 1.797e308 then return null; end if;
+  return case when scale(v_number) > 340 then round(v_number, 340) else v_number end;
+end $$;
+
+-- A number, or a text that is one: within what a double can hold, to 340 decimal places. Inlined for nearly
+-- all that there are: a filter looks at a thousand records to find a hundred.
+create or replace function hotmesh_engine.number(p_value jsonb) returns numeric
+language sql immutable parallel safe
+return case when case when jsonb_typeof(p_value) = 'number' then abs(p_value::numeric) < 1e15 and scale(p_value::numeric) <= 340 end
+  then p_value::numeric else hotmesh_engine.odd_number(p_value) end;
+
+create or replace function hotmesh_engine.bool(p_value jsonb) returns boolean
+language sql immutable parallel safe
+return case p_value when 'true' then true when '"true"' then true when 'false' then false when '"false"' then false end;
+
+-- A moment: seconds since 1970 as a number, or an ISO 8601 text (without an offset: UTC), years 1 to 9999.
+-- As this package and most programs write it, in UTC, it is told by its shape and read at once, in 4 µs. For all
+-- else there is the pattern, which has no groups that capture: with them PostgreSQL takes 800 µs for one text,
+-- without 10 for all of this. `cost` tells its planner.
+create or replace function hotmesh_engine.instant(p_value jsonb) returns timestamptz
+language plpgsql immutable parallel safe cost 200 set search_path = pg_catalog, pg_temp as $$
+declare
+  v_text   text collate "C" := p_value #>> '{}';
+  v_month  date;
+  v_offset text;
+  v_us     numeric;
+  v_days   int;
+  v_at     timestamptz;
+begin
+  if translate(v_text, '123456789', '000000000') in ('0000-00-00T00:00:00+00:00', '0000-00-00T00:00:00.000000+00:00',
+                                                     '0000-00-00T00:00:00Z', '0000-00-00T00:00:00.000Z')
+     and v_text >= '0001' and substr(v_text, 6, 2) between '01' and '12' and substr(v_text, 9, 2) between '01' and '28'
+     and substr(v_text, 12, 2) < '24' and substr(v_text, 15, 2) < '60' and substr(v_text, 18, 2) < '60' then
+    return v_text::timestamptz;
+  end if;
+  case jsonb_typeof(p_value)
+  when 'number' then
+    v_us := round(p_value::numeric * 1000000);
+    if v_us not between -62135596800000000 and 253402300799999999 then return null; end if;
+    v_days := floor(v_us / 86400000000);              -- in two steps: an interval is multiplied as a double
+    return ((date '1970-01-01' + v_days)::timestamp
+            + (v_us - v_days::numeric * 86400000000)::bigint * interval '1 microsecond') at time zone 'UTC';
+  when 'string' then
+    if length(v_text) > 60 or v_text !~ ('^[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])'
+         '([T ]([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9]([.,][0-9]+)?)?(Z|[+-](0[0-9]|1[0-5]):?[0-5][0-9])?)?$')
+       or left(v_text, 4) = '0000' then
+      return null;
+    end if;
+    v_month := make_date(left(v_text, 4)::int, substr(v_text, 6, 2)::int, 1);
+    if substr(v_text, 9, 2)::int > 28 and substr(v_text, 9, 2)::int > (v_month + interval '1 month')::date - v_month then
+      return null;
+    end if;
+    v_at := (v_month + (substr(v_text, 9, 2)::int - 1))::timestamp at time zone 'UTC';
+    if substr(v_text, 20, 1) in ('Z', '+', '-') or (substr(v_text, 20, 1) = '.' and substr(v_text, 27, 1) in ('Z', '+', '-')) then
+      v_at := v_text::timestamptz;                     -- as programs write it: no setting decides what that means
+    elsif length(v_text) > 10 then
+      v_at := v_at + make_interval(hours => substr(v_text, 12, 2)::int, mins => substr(v_text, 15, 2)::int);
+      if substr(v_text, 17, 1) = ':' then
+        v_at := v_at + make_interval(secs => substr(v_text, 18, 2)::double precision);
+        if substr(v_text, 20, 1) in ('.', ',') then    -- places beyond the sixth are cut off
+          v_at := v_at + rpad(substring(substr(v_text, 21, 6) from '^[0-9]+'), 6, '0')::int * interval '1 microsecond';
+        end if;
+      end if;
+      v_offset := replace(substr(v_text, greatest(length(v_text) - 5, 17)), ':', '');   -- +hhmm, if there is one
+      v_offset := case when left(v_offset, 1) in ('+', '-') then v_offset else substr(v_offset, 2) end;
+      if left(v_offset, 1) in ('+', '-') then
+        v_at := v_at - case left(v_offset, 1) when '-' then -1 else 1 end
+          * make_interval(hours => substr(v_offset, 2, 2)::int, mins => substr(v_offset, 4, 2)::int);
+      end if;
+    end if;
+    return case when v_at >= timestamptz '0001-01-01 00:00+00' and v_at < timestamptz '10000-01-01 00:00+00' then v_at end;
+  else
+    return null;
+  end case;
+end $$;
+
+-- ------------------------------------------------------------------------------ declaring --
+
+create or replace function hotmesh_engine.invalid_query(p_message text, p_hint text default null) returns void
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+begin
+  if p_hint is null then
+    raise exception using errcode = 'HM040', message = p_message;
+  end if;
+  raise exception using errcode = 'HM040', message = p_message, hint = p_hint;
+end $$;
+
+-- Notes what can be searched: [{"name", "type", "sortable", "config"}, ...]. New fields are added, and
+-- those named again changed; others stay, for servers that still run an older schema.
+create or replace function hotmesh_engine.declare_entity(p_namespace text, p_entity text, p_fields json) returns int
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+declare
+  v_entity int;
+  v_field  record;
+begin
+  if p_entity !~ '^[A-Za-z][A-Za-z0-9_-]{0,39}$' then
+    perform hotmesh_engine.invalid_query(format('%L cannot be the name of an entity that is searched', left(p_entity, 200)),
+      'A letter, then letters, digits, _ and -; at most 40.');
+  end if;
+  v_entity := hotmesh_engine.entity_id(hotmesh_engine.namespace_id(p_namespace), p_entity);
+  perform from hotmesh_engine.entity where entity_id = v_entity for update;
+  for v_field in
+    select * from json_to_recordset(p_fields) f(name text, type text, sortable boolean, config text)
+  loop
+    if v_field.name is null or v_field.name !~ '^[A-Za-z_][A-Za-z0-9_]{0,39}$' or v_field.name ~ '^record_' then
+      perform hotmesh_engine.invalid_query(format('%L cannot be the name of a field', left(v_field.name, 200)),
+        'A letter or _, then letters, digits and _; at most 40; not beginning with record_.');
+    elsif v_field.type is null or v_field.type not in ('TAG', 'TEXT', 'NUMERIC', 'BOOLEAN', 'TIMESTAMP') then
+      perform hotmesh_engine.invalid_query(format('field %s has the unknown type %L', v_field.name, left(v_field.type, 200)),
+        'Known: TAG, TEXT, NUMERIC, BOOLEAN, TIMESTAMP.');
+    elsif not exists (select from pg_ts_config
+                       where cfgname = coalesce(v_field.config, 'simple') and cfgnamespace = 'pg_catalog'::regnamespace) then
+      perform hotmesh_engine.invalid_query(format('field %s has the unknown language %L', v_field.name, left(v_field.config, 200)),
+        'A text search configuration of this server, such as english or simple.');
+    end if;
+    insert into hotmesh_engine.entity_field (entity_id, position, name, type, sortable, config)
+    select v_entity, coalesce(max(position), 0) + 1, v_field.name, v_field.type, coalesce(v_field.sortable, false),
+           coalesce(v_field.config, 'simple')
+      from hotmesh_engine.entity_field where entity_id = v_entity
+    on conflict (entity_id, name) do update
+      set type = excluded.type, sortable = excluded.sortable, config = excluded.config;
+  end loop;
+  return v_entity;
+end $$;
+
+-- What a field's values are compared and sorted by. Of a text the first 200 characters.
+create or replace function hotmesh_engine.key_of(p_type text, p_value text) returns text
+language sql immutable parallel safe
+return case p_type
+  when 'TAG' then '(hotmesh_engine.tag(' || p_value || ') collate "C")'
+  when 'TEXT' then '("left"(hotmesh_engine.scalar(' || p_value || '), 200) collate "C")'
+  when 'NUMERIC' then 'hotmesh_engine.number(' || p_value || ')'
+  when 'BOOLEAN' then 'hotmesh_engine.bool(' || p_value || ')'
+  when 'TIMESTAMP' then 'hotmesh_engine.instant(' || p_value || ')' end;
+
+create or replace function hotmesh_engine.words_of(p_config text, p_name text) returns text
+language sql immutable parallel safe
+return format('to_tsvector(%L::regconfig, "left"(hotmesh_engine.scalar(data -> %L), 100000))', 'pg_catalog.' || p_config, p_name);
+
+-- The indexes of an entity: what p_names (the declared fields) and p_together ([[field, ...], ...]: those of
+-- which one index is made) ask for, and what is there besides.
+-- state: ready, missing, invalid (an attempt that did not end), unused (no field asks for it).
+-- Beside each stands a statistics object of the same name: PostgreSQL ignores what ANALYZE finds out about
+-- the expressions of a partial index, takes each condition for one record in 200, and chose the index of
+-- a tag that nine of ten records have over that of a day (seen: 500 ms instead of 2 among 20,000). Fields
+-- together need none: those of each field tell. Their index has no id, for which two long tags leave no room:
+-- records of one key are sorted by it when they are read.
+create or replace function hotmesh_engine.index_plan(p_entity int, p_names text[], p_together json)
+returns table (name text, state text, build text, remove text, is_index boolean)
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+#variable_conflict use_column
+begin
+  return query
+  with field as (
+    select f.*, hotmesh_engine.key_of(f.type, format('(data -> %L)', f.name)) as key
+      from hotmesh_engine.entity_field f where f.entity_id = p_entity and f.name = any (p_names)
+  ), asked as (
+    select format('search_%s_%s_%s', f.entity_id, f.name, lower(left(f.type, 3))) as name,
+           f.key as expression, '(%s, id)' as what, 'entity_id, ' as beside
+      from field f where f.type <> 'TEXT' or f.sortable
+    union all
+    select format('search_%s_%s_%s', f.entity_id, f.name, left(md5('words ' || f.config), 3)),
+           hotmesh_engine.words_of(f.config, f.name), 'using gin (%s)', ''
+      from field f where f.type = 'TEXT'
+    union all
+    select format('search_%s_%s_%s', p_entity, left(string_agg(f.name, '_' order by u.o), 40),
+             left(md5(string_agg(f.name || ' ' || f.type, ', ' order by u.o)), 6)),
+           string_agg(f.key, ', ' order by u.o), '(%s)', null
+      from json_array_elements(p_together) with ordinality t(names, o)
+     cross join lateral json_array_elements_text(t.names) with ordinality u(name, o)
+      join field f on f.name = u.name
+     group by t.o
+  ), wanted as (
+    select name, true as is_index,
+           format('create index concurrently if not exists %I on hotmesh_engine.record ' || what || ' where entity_id = %s',
+             name, expression, p_entity) as build
+      from asked
+    union all
+    select name, false,
+           format('create statistics if not exists hotmesh_engine.%I %son %s(%s) from hotmesh_engine.record',
+             name, case when beside <> '' then '(mcv) ' else '' end, beside, expression)
+      from asked where beside is not null
+  ), there as (
+    select c.relname::text as name, true as is_index, i.indisvalid
+      from pg_index i join pg_class c on c.oid = i.indexrelid
+     where i.indrelid = 'hotmesh_engine.record'::regclass and c.relname like format('search\_%s\_%%', p_entity)
+    union all
+    select s.stxname::text, false, true
+      from pg_statistic_ext s
+     where s.stxrelid = 'hotmesh_engine.record'::regclass and s.stxname like format('search\_%s\_%%', p_entity)
+  )
+  select name,
+         case when w.build is null then 'unused' when t.indisvalid is null then 'missing'
+              when t.indisvalid then 'ready' else 'invalid' end,
+         w.build,
+         format(case when is_index then 'drop index concurrently if exists hotmesh_engine.%I'
+                     else 'drop statistics if exists hotmesh_engine.%I' end, name),
+         is_index
+    from wanted w full join there t using (name, is_index)
+   order by is_index desc, name;
+end $$;
+
+-- That a record has not lapsed with its run: a set of those few whose retention is over and that nobody has
+-- pruned yet, looked up once a statement.
+create or replace function hotmesh_engine.kept_sql(p_now text) returns text
+language sql immutable parallel safe
+return format('(follows is null or follows not in (select run_id from hotmesh_engine.outcome where expires_at <= %s))', p_now);
+
+-- The view of an entity's records with typed columns, those of all namespaces under one name.
+-- A view that cannot be replaced is dropped first; one that others build upon says so (HM040).
+create or replace function hotmesh_engine.make_view(p_entity int) returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+declare
+  v_name   text;
+  v_parts  text[];
+  v_fields text[];
+  v_types  text[];
+begin
+  perform pg_advisory_xact_lock(1212370260);         -- 'HMWT': two makers of one view
+  select name into v_name from hotmesh_engine.entity where entity_id = p_entity;
+  select array_agg(name order by first, name), array_agg(type order by first, name) into v_fields, v_types
+    from (select f.name, min(f.type) as type, min((f.entity_id::bigint << 20) + f.position) as first, count(distinct f.type) as types
+            from hotmesh_engine.entity e join hotmesh_engine.entity_field f using (entity_id)
+           where e.name = v_name group by f.name) f
+   where types = 1;                                  -- of two types in two namespaces: none
+  select array_agg(part order by entity_id) into v_parts from (
+    select e.entity_id, format('select %L::text as record_namespace, id as record_id, %s data as record_data, created_at as record_created_at, '
+             'updated_at as record_updated_at, expires_at as record_expires_at from hotmesh_engine.record '
+             'where entity_id = %s and expires_at > (select hotmesh.now()) and %s',
+             n.name, (select string_agg(format('%s as %I, ',
+                case type when 'TEXT' then format('hotmesh_engine.scalar(data -> %L)', name)
+                          else hotmesh_engine.key_of(type, format('(data -> %L)', name)) end, name), '' order by o)
+                from unnest(v_fields, v_types) with ordinality u(name, type, o)), e.entity_id,
+             hotmesh_engine.kept_sql('(select hotmesh.now())')) as part
+      from hotmesh_engine.entity e join hotmesh_engine.namespace n using (namespace_id)
+     where e.name = v_name and exists (select from hotmesh_engine.entity_field f where f.entity_id = e.entity_id)) p;
+  begin
+    execute format('create or replace view hotmesh_data.%I as %s', v_name, array_to_string(v_parts, ' union all '));
+  exception when invalid_table_definition then
+    begin
+      execute format('drop view hotmesh_data.%I', v_name);
+      execute format('create view hotmesh_data.%I as %s', v_name, array_to_string(v_parts, ' union all '));
+    exception when dependent_objects_still_exist then
+      raise exception using errcode = 'HM040',
+        message = format('the columns of hotmesh_data.%I change, and other views use it', v_name),
+        hint = 'Drop those views, declare again, and make them anew.';
+    end;
+  end;
+end $$;
