@@ -33,7 +33,7 @@ _SOCKET_DIRECTORY_LIMIT: Final = 103 - len(f"/.s.PGSQL.{PORT}")
 _POLL: Final = 0.01
 # Why a server may not start now, but soon: backends of a killed one live on until they notice, and
 # PostgreSQL rightly waits for the last of them; or another process is starting it.
-_PASSING: Final = ("pre-existing shared memory block", 'lock file "postmaster.pid" already exists')
+_PASSING: Final = ("pre-existing shared memory block", 'lock file "postmaster.pid"')
 
 
 class EmbeddedServer:

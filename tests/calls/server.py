@@ -41,9 +41,9 @@ async def main(dsn: str, directory: str) -> None:
     with (Path(directory) / "created").open("a") as file:
         file.write(f"{created}\n")
     await mesh.connect("who", who)
+    print("ready", flush=True)  # what follows may be the end of this process
     await mesh.connect("deadly", deadly)
     await mesh.connect("deadly twice at most", deadly, retry_policy=RetryPolicy(maximum_attempts=2))
-    print("ready", flush=True)
     await asyncio.to_thread(sys.stdin.read)
     await mesh.close()
 
