@@ -12,10 +12,15 @@ create or replace function hotmesh_engine.signal(
 ) returns int
 language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 declare
-  v_now timestamptz := hotmesh.now();
-  v_ns  int := hotmesh_engine.namespace_id(p_namespace);
+  v_now timestamptz;
+  v_ns  int;
   v_id  bigint;
 begin
+  select hotmesh.now(), namespace_id into v_now, v_ns from hotmesh_engine.namespace where name = p_namespace;
+  if v_ns is null then
+    v_ns := hotmesh_engine.namespace_id(p_namespace);
+    v_now := hotmesh.now();
+  end if;
   if not coalesce(octet_length(p_key) between 1 and 1000, false) then
     perform hotmesh_engine.check_name('signal id', p_key);
   end if;
@@ -56,6 +61,7 @@ declare
   v_command int;
   v_plain   boolean;
   v_holder  bigint;
+  v_asleep  boolean;
 begin
   if not pg_try_advisory_xact_lock(1212370259, hotmesh_engine.slot(p_ns, p_key)) then
     return false;
@@ -74,7 +80,8 @@ begin
   elsif v_waits > 1 or not v_plain then
     return false;
   end if;
-  select holder into v_holder from hotmesh_engine.live where run_id = v_run for update skip locked;
+  select holder, exists (select from hotmesh_engine.sleeper where worker_id = holder and asleep)
+    into v_holder, v_asleep from hotmesh_engine.live where run_id = v_run for update skip locked;
   if not found then
     return false;
   end if;
@@ -83,7 +90,7 @@ begin
   values (p_id, v_run, v_command, 5, p_id, p_expires, p_ns, p_key, p_payload, false, v_holder);
   if v_holder is null then
     perform hotmesh_engine.judge(array[v_run], p_now);
-  elsif exists (select from hotmesh_engine.sleeper where worker_id = v_holder and asleep) then
+  elsif v_asleep then
     perform pg_notify('hotmesh_' || v_holder, case when octet_length(p_payload::text) <= 4000
       then format('%s %s %s %s', v_run, p_id, v_command, p_payload) else '' end);
   end if;

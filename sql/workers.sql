@@ -164,20 +164,25 @@ begin
   update hotmesh_engine.inbox set holder = null, handed = false where run_id = p_run and holder is not null;
 end $$;
 
--- Lets a quarantined or troubled run go on at once, with all that was set aside of it.
+-- Lets a quarantined or troubled run go on at once, with all that was set aside of it. The row of one that a worker
+-- holds is left alone: its turns would wait for the end of the caller's transaction.
 create or replace function hotmesh_engine.resume(p_run bigint) returns boolean
 language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 declare
   v_now   timestamptz := hotmesh.now();
   v_queue int;
 begin
-  select queue_id into v_queue from hotmesh_engine.live where run_id = p_run for update;
+  if not exists (select from hotmesh_engine.trouble where run_id = p_run) then return false; end if;
+  perform from hotmesh_engine.live where run_id = p_run and holder is null for update;
   delete from hotmesh_engine.trouble where run_id = p_run;
   if not found then return false; end if;
-  update hotmesh_engine.live set due_at = v_now, lost = 0, strikes = 0 where run_id = p_run and holder is null;
+  update hotmesh_engine.live set due_at = v_now, lost = 0, strikes = 0 where run_id = p_run and holder is null
+  returning queue_id into v_queue;
   update hotmesh_engine.activity_task set due_at = v_now where run_id = p_run and holder is null and due_at = 'infinity';
   perform hotmesh_engine.redeliver(null, null, p_run);
-  perform hotmesh_engine.wake_queues(array[v_queue], 1);
+  if v_queue is not null then
+    perform hotmesh_engine.wake_queues(array[v_queue], 1);
+  end if;
   return true;
 end $$;
 

@@ -180,3 +180,13 @@ def test_two_makers_of_one_queue(db: Database, dsn: str) -> None:
         thread.join(20)
     assert len(out[0]) == 1
     assert db.value("select count(*) from hotmesh_engine.queue where name = 'new'") == 1
+
+
+async def test_a_resume_that_finds_nothing_amiss_holds_nobody_up(dsn: str, db: Database) -> None:
+    async with Client(dsn) as client, serve(client):
+        held = await client.workflow.start(listen, args=["key"], workflow_id="held")
+        await until(lambda: db.waits("held"), "it waits")
+        with psycopg.connect(dsn) as user:
+            assert user.execute("select hotmesh.resume('held')").fetchone() == (False,)
+            await client.signal("key", 1)
+            assert await held.result(timeout=10) == [1]
