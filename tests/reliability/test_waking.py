@@ -77,12 +77,8 @@ async def test_a_start_beside_one_that_is_given_is_found(dsn: str, db: Database,
         assert [await client.get_handle(w).result(10) for w in ("a", "b")] == [7, 7]
 
 
-async def test_a_worker_that_always_has_something_to_do_looks_by_the_clock(
-    dsn: str, db: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_worker_that_always_has_something_to_do_looks_by_the_clock(dsn: str, db: Database) -> None:
     """Each call of a busy caller is given to it, with hardly a pause between them; others are not left waiting."""
-    monkeypatch.setattr(looks, "LOOKS", ())
-
     async with Client(dsn) as client, serve(client, workflows=[at_once]):
 
         async def calls() -> None:
