@@ -120,6 +120,7 @@ def test_cancel_other(every_minute: Schedules) -> None:
     db.at(minute(5))
     db.fire()
     assert db.decisions() == ["started", "skipped", "skipped", "skipped", "buffered"]
+    assert db.rows("select count(*) from hotmesh_engine.inbox where kind = 8") == [(1,)], "it is asked once"
     db.close()
     db.fire()
     assert db.decisions() == ["started", "skipped", "skipped", "skipped", "started"]

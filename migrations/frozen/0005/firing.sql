@@ -224,10 +224,13 @@ begin
       end loop;
       v_count := v_count + cardinality(d.slots);
       if k.overlap = 'cancel_other' and cardinality(d.slots) > 0 then
-        perform hotmesh_engine.tell_run(r, 'cancel', 'replaced by the next run of its schedule', false) from unnest(v_open) r;
         update hotmesh_engine.schedule_slot set decision = 'k'
          where schedule_key = k.schedule_key and decision = 'b' and origin = 's' and slot < k.last_slot;
         get diagnostics v_dropped = row_count;
+        if v_dropped = 0 then                    -- else they were asked for the sake of the slot that is replaced
+          perform hotmesh_engine.tell_run(r, 'cancel', 'replaced by the next run of its schedule', false)
+             from unnest(v_open) r;
+        end if;
         k.cycles := k.cycles - v_dropped;
       end if;
       if k.cycles >= k.max_cycles then

@@ -1,9 +1,10 @@
 -- Waking up. NOTIFY is a hint, never a promise: everybody polls as well.
 --
 -- NOTIFY takes a lock across the whole database at commit, so it is sent only to somebody who is
--- asleep. A worker writes that flag itself, in its own row; senders only read it. The gap between
--- a sender's look and its commit is covered by the worker, which looks again 5, 20, 80 and 320 ms
--- after it fell asleep. A caller's transaction may stay open for long, so it always notifies.
+-- asleep. A worker writes that flag itself, in its own row; senders only read it. Two gaps are the worker's to
+-- cover: what comes while its flag is down, and between a sender's look and its commit. It looks by itself, by the
+-- clock: 5 ms after the flag went up, then after 20, 80 and 320 ms more, then once a second (pyhotmesh/looks.py). A
+-- caller's transaction may stay open for long, so it always notifies.
 --
 -- Channels: hotmesh_<id> of a worker or client; hotmesh_all for everybody. Ids are 62 random bits: who
 -- does not know one can neither listen to it nor write to it. Payloads are ids, or something small that
