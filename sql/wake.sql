@@ -67,6 +67,7 @@ begin
   ), told as (
     select pg_notify('hotmesh_' || n.client, coalesce(o.said, n.ids)) from n left join o using (client, run_id)
   )
+  -- 0 *: what no part of a statement reads is not carried out, and nobody would be notified
   select (select count(distinct run_id) from w) + 0 * (select count(*) from told) into v_told;
   return v_told;
 end $$;
