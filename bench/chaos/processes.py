@@ -66,6 +66,8 @@ class WorkerProcess:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self.process.poll() is None:
             self.kill()
+        if kind is not None:
+            print(f"-- {self.name} (pid {self.pid}) said:\n{self.log}")
 
 
 def until(condition: Callable[[], bool], what: str, seconds: float = 30.0) -> None:

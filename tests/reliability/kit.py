@@ -65,6 +65,15 @@ class Database:
         query = "select event from hotmesh.history where workflow_id = %s order by seq nulls last"
         return [e for (e,) in self.rows(query, workflow_id)]
 
+    def tells(self) -> str:
+        """What a person would look at."""
+        lines = []
+        for name in ("workflows", "waiting", "activities", "queues", "workers"):
+            with psycopg.connect(self.dsn, row_factory=psycopg.rows.dict_row) as conn:
+                for row in conn.execute(f"select * from hotmesh.{name} limit 20".encode()):
+                    lines.append(f"{name}: " + ", ".join(f"{k} {v}" for k, v in row.items() if v is not None))
+        return "\n".join(lines)
+
     def check(self) -> None:
         """Nothing is wrong, and nobody has deadlocked."""
         assert self.rows("select * from hotmesh.check_invariants()") == []

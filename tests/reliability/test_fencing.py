@@ -22,7 +22,8 @@ async def test_a_stopped_worker_records_nothing_when_it_goes_on(dsn: str, db: Da
             options = {"schedule_to_close_timeout": 3600} if with_row else {}
             handle = await client.workflow.start("call", args=["held", [str(tmp_path)], options], workflow_id="w")
             begun = tmp_path / "begun"
-            await until(begun.exists, "it has begun")
+            # To the end of its line: if stopped between making the file and writing, it would never have said so.
+            await until(lambda: begun.exists() and begun.read_text().endswith("\n"), "it has begun")
             if with_row:
                 await until(
                     lambda: db.value("select count(*) = 1 from hotmesh.activities where status = 'running'"), "a task row"
