@@ -111,15 +111,16 @@ async def test_a_changed_schema_adds_what_is_new_and_says_what_it_would_drop(dsn
 
 
 async def test_fields_together_have_an_index_that_any_record_fits_into(dsn: str, conn: psycopg.Connection[Any]) -> None:
-    schema = replace(SCHEMA, together=[("tag", "words", "n"), ["yes", "at"]])
+    schema = replace(SCHEMA, together=[("tag", "words", "n"), ["yes", "at"], ("tag", "n", "at")])
     async with MeshData(dsn, schema) as data:
         report = await data.create_search_index("thing")
         joined = sorted(name for name in report.created if re.search("_[0-9a-f]{6}$", name))
-        assert [name.split("_", 2)[2][:-7] for name in joined] == ["tag_words_n", "yes_at"]
+        assert [name.split("_", 2)[2][:-7] for name in joined] == ["tag_n_at", "tag_words_n", "yes_at"]
         texts = conn.execute("select string_agg(md5(i::text), '') from generate_series(1, 40) i").fetchone() or ("",)
         long = {"tag": texts[0][:1000], "words": texts[0][:200].replace("a", "é"), "n": "1" * 300 + "." + "7" * 340}
-        await data.set("thing", "x" * 999, long)
-        assert [r.id for r in await data.find_where("thing", [leaf("tag", "=", long["tag"])], sort="n")] == ["x" * 999]
+        long_id = texts[0][100:999]
+        await data.set("thing", long_id, {**long, "at": "2026-01-01T00:00:00Z"})
+        assert [r.id for r in await data.find_where("thing", [leaf("tag", "=", long["tag"])], sort="n")] == [long_id]
         without = await MeshData(dsn, SCHEMA).create_search_index("thing")
         assert {s.split(".")[-1] for s in without.would_drop} == set(joined)
 
@@ -184,4 +185,4 @@ async def test_typical_queries_use_their_index(dsn: str, conn: psycopg.Connectio
         ):
             plan = json.dumps(await data.explain("thing", query, sort=sort))
             assert re.search(rf'"Index Name": "search_{entity}_{index}_[0-9a-f]{{6}}"', plan), plan
-            assert '"Sort"' not in plan, "what is read stands in order there: only equals are sorted, by id"
+            assert "Sort" not in re.sub("Sort Key", "", plan), f"what is read stands in order there: {plan}"
