@@ -3,13 +3,13 @@
 --
 -- Sources are compared by digest. A view is stored parsed and printed back differently by different
 -- versions (qualified names, parentheses, spaces), so its digest leaves all that out.
--- Indexes that an application declared over its records are its own and are left out.
+-- What an application declared over its records, tables and indexes of entities, is its own and left out.
 with ours as materialized (
   select oid, nspname as name from pg_catalog.pg_namespace where nspname in ('hotmesh', 'hotmesh_engine')
 ), relation as materialized (
   select c.oid, c.relkind, c.relpersistence, c.reloptions, o.name || '.' || c.relname as name
     from ours o
-    join pg_catalog.pg_class c on c.relnamespace = o.oid
+    join pg_catalog.pg_class c on c.relnamespace = o.oid and c.relname !~ '^(record|search)_[0-9]+(_|$)'
 ), line(line) as (
   select 'schema ' || name from ours
   union all
@@ -58,7 +58,6 @@ with ours as materialized (
          || case when i.indisvalid then '' else ' INVALID' end
     from relation r
     join pg_catalog.pg_index i on i.indexrelid = r.oid
-   where r.name !~ '^hotmesh_engine[.]search_[0-9]+_'
   union all
   -- PostgreSQL 18 lists `not null` here too; it stands in the column's line.
   select 'constraint ' || r.name || '.' || k.conname || ' ' || pg_catalog.pg_get_constraintdef(k.oid)

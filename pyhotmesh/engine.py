@@ -89,6 +89,8 @@ RECORD_AS_OF = "select hotmesh.record_as_of(%s, %s, %s, %s, %s)::text"
 RUNS_OF_RECORD = "select hotmesh_engine.runs_of_record(%s, %s, %s)"
 FLUSH_RECORD = "select hotmesh_engine.flush_record(%s, %s, %s)"
 DECLARE_ENTITY = "select hotmesh_engine.declare_entity(%s, %s, %s::text::json)"
+OWN_TABLE = "select hotmesh_engine.own_table(%s)"
+TABLE_OF = "select hotmesh_engine.table_of(entity_id, own) from hotmesh_engine.entity where entity_id = %s"
 INDEX_PLAN = "select name, state, build, remove, is_index from hotmesh_engine.index_plan(%s, %s, %s::text::json)"
 MAKE_VIEW = "select hotmesh_engine.make_view(%s)"
 LOCK_INDEXES = "select pg_try_advisory_lock(1212370261)"  # 'HMWU'
@@ -97,7 +99,6 @@ FIND = (
 )
 COUNT_RECORDS = "select hotmesh_engine.count_records(%s, %s, %s::text::json)"
 AGGREGATE = "select hotmesh_engine.aggregate(%s, %s, %s::text::json, %s, %s::text::json, %s)"
-ANALYZE_RECORDS = "analyze hotmesh_engine.record"
 EXPLAIN_FIND = "select hotmesh_engine.explain_find(%s, %s, %s::text::json, %s, %s, %s, %s::text::json)"
 NOW = "select hotmesh_engine.epoch(hotmesh.now())"
 TIME = "select hotmesh.now()"

@@ -11,9 +11,10 @@ _TABLES = """\
 create schema hotmesh_data;
 
 create table hotmesh_engine.entity (
-  entity_id     int  generated always as identity primary key,
-  namespace_id  int  not null,
-  name          text not null,
+  entity_id     int     generated always as identity primary key,
+  namespace_id  int     not null,
+  name          text    not null,
+  own           boolean not null default false,
   unique (namespace_id, name)
 );
 
@@ -37,7 +38,8 @@ create table hotmesh_engine.record (
   id          text        collate "C" not null,
   data        jsonb       not null,
   primary key (entity_id, id)
-);
+) partition by list (entity_id);
+create table hotmesh_engine.record_rest partition of hotmesh_engine.record default;
 create index record_expiry on hotmesh_engine.record (expires_at) where expires_at < 'infinity';
 
 create table hotmesh_engine.record_change (
@@ -102,7 +104,7 @@ hotmesh_engine.runs_of_record, hotmesh_engine.flush_record, hotmesh_engine.prune
 hotmesh.record, hotmesh.record_as_of, hotmesh_engine.scalar, hotmesh_engine.tag,
 hotmesh_engine.number, hotmesh_engine.odd_number, hotmesh_engine.bool, hotmesh_engine.instant, hotmesh_engine.prefix_query,
 hotmesh_engine.invalid_query, hotmesh_engine.declare_entity, hotmesh_engine.key_of, hotmesh_engine.kept_sql,
-hotmesh_engine.words_of, hotmesh_engine.index_plan, hotmesh_engine.make_view,
+hotmesh_engine.words_of, hotmesh_engine.index_plan, hotmesh_engine.own_table, hotmesh_engine.table_of, hotmesh_engine.make_view,
 hotmesh_engine.condition, hotmesh_engine.field_of, hotmesh_engine.value_key,
 hotmesh_engine.comparison, hotmesh_engine.bound_sql, hotmesh_engine.where_sql,
 hotmesh_engine.find_sql, hotmesh_engine.page_mark, hotmesh_engine.find,

@@ -1,9 +1,10 @@
 """Makes what a schema declares: entries of the engine, real indexes, a view.
 
-The engine says which indexes (each with its statistics) an entity should have and has (``index_plan``); here they
-are built one after another, CONCURRENTLY, on a connection of their own: writers never wait. One process at a
-time builds; the others try for the lock again and again, because a statement that waited would hold a
-snapshot, for which the build would wait in turn. Then they find that all is there.
+An entity gets a table of its own if it has few records yet (``own_table``). The engine says which indexes it should
+have and has (``index_plan``; in a shared table each with its statistics); here they are built one after another,
+CONCURRENTLY, on a connection of their own: writers never wait. One process at a time builds; the others try for the
+lock again and again, because a statement that waited would hold a snapshot, for which the build would wait in
+turn. Then they find that all is there.
 """
 
 from __future__ import annotations
@@ -58,6 +59,7 @@ async def _create(dsn: str, namespace: str, entity: str, schema: Schema) -> Inde
             await conn.execute("select set_config('transaction_timeout', '0', false)")
         declared = (namespace, entity, encode(schema.declaration()))
         entity_id = (await _rows(conn, engine.DECLARE_ENTITY, declared))[0][0]
+        await conn.execute(engine.OWN_TABLE, (entity_id,))
         plan = await _plan(conn, entity_id, schema)
         created: list[str] = []
         repaired: list[str] = []
@@ -73,7 +75,8 @@ async def _create(dsn: str, namespace: str, entity: str, schema: Schema) -> Inde
                     if is_index:
                         (created if state == "missing" else repaired).append(name)
             # Not before autovacuum comes by would PostgreSQL know what the values are like.
-            await conn.execute(engine.ANALYZE_RECORDS)
+            table = (await _rows(conn, engine.TABLE_OF, (entity_id,)))[0][0]
+            await conn.execute(f"analyze {table}".encode())
         await conn.execute(engine.MAKE_VIEW, (entity_id,))
     finally:
         await conn.close()

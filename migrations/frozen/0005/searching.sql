@@ -219,11 +219,12 @@ end $$;
 
 -- ------------------------------------------------------------------------------- statements --
 
--- A query as a condition on `record`, with the values that it refers to.
+-- A query as a table, with a condition on its rows and the values that this refers to.
 -- Nearly always no run's retention is over that has not been pruned: then no record has lapsed with one,
 -- and nothing need be said about it. (To plan and begin that part costs more than to look.)
 create or replace function hotmesh_engine.where_sql(
-  p_namespace text, p_entity text, p_query json, p_now timestamptz, out r_entity int, out r_sql text, out r_values jsonb
+  p_namespace text, p_entity text, p_query json, p_now timestamptz,
+  out r_entity int, out r_table text, out r_sql text, out r_values jsonb
 )
 language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare
@@ -231,7 +232,8 @@ declare
   v_lapsed boolean;
   v_done   record;
 begin
-  select e.entity_id, exists (select from hotmesh_engine.outcome o where o.expires_at <= p_now) into r_entity, v_lapsed
+  select e.entity_id, hotmesh_engine.table_of(e.entity_id, e.own), exists (select from hotmesh_engine.outcome o where o.expires_at <= p_now)
+    into r_entity, r_table, v_lapsed
     from hotmesh_engine.entity e join hotmesh_engine.namespace n using (namespace_id)
    where n.name = p_namespace and e.name = p_entity;
   if r_entity is null then
@@ -274,7 +276,7 @@ declare
   v_ends   text := ' limit $4 offset $5';
 begin
   r_values := v_where.r_values;
-  r_first := 'select id, data from hotmesh_engine.record where ' || v_where.r_sql;
+  r_first := 'select id, data from ' || v_where.r_table || ' where ' || v_where.r_sql;
   r_page := 'select array_agg(id), string_agg(' || case when p_pick
       then '(select coalesce(jsonb_object_agg(f, data -> f), ''{}'') from unnest($3) f where data ? f)' else 'data' end || '::text, '',''), ';
   if p_sort is null then
@@ -372,7 +374,7 @@ declare
   v_where record := hotmesh_engine.where_sql(p_namespace, p_entity, p_query, v_now);
   v_count bigint;
 begin
-  execute 'select count(*) from hotmesh_engine.record where ' || v_where.r_sql into v_count using v_where.r_values, v_now;
+  execute 'select count(*) from ' || v_where.r_table || ' where ' || v_where.r_sql into v_count using v_where.r_values, v_now;
   return v_count;
 end $$;
 
@@ -443,7 +445,7 @@ begin
   if cardinality(v_columns) = 0 then
     perform hotmesh_engine.invalid_query('nothing to aggregate', 'Name a figure, or a field to group by.');
   end if;
-  v_sql := format('select %s from hotmesh_engine.record where %s', array_to_string(v_columns, ', '), v_where.r_sql);
+  v_sql := format('select %s from %s where %s', array_to_string(v_columns, ', '), v_where.r_table, v_where.r_sql);
   if cardinality(v_groups) > 0 then
     v_sql := v_sql || format(' group by %1$s order by %1$s', array_to_string(v_groups, ', '));
   end if;

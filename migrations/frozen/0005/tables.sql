@@ -271,11 +271,12 @@ create unlogged table hotmesh_engine.waiter (
 
 -- ------------------------------------------------------------------------------------- records --
 
--- An entity: a kind of record of one namespace. Its number names its rows and its indexes.
+-- An entity: a kind of record of one namespace. Its number names its rows, its table and its indexes.
 create table hotmesh_engine.entity (
-  entity_id     int  generated always as identity primary key,
-  namespace_id  int  not null,
-  name          text not null,
+  entity_id     int     generated always as identity primary key,
+  namespace_id  int     not null,
+  name          text    not null,
+  own           boolean not null default false,      -- its records have a table of their own: record_<entity_id>
   unique (namespace_id, name)
 );
 
@@ -290,8 +291,9 @@ create table hotmesh_engine.entity_field (
   primary key (entity_id, name)
 );
 
--- A document that can be searched, the engine's only jsonb. Its expression indexes are partial, one
--- entity each, and made by `create_search_index`: who declares no search pays for none.
+-- A document that can be searched, the engine's only jsonb. An entity whose search is declared has a partition of its
+-- own (indexes.sql), so that its indexes are nobody else's: neither to be kept by others' writes nor to be considered
+-- by others' searches. Who declares no search pays for none.
 create table hotmesh_engine.record (
   entity_id   int         not null,
   version     int         not null,              -- of its last change
@@ -302,7 +304,8 @@ create table hotmesh_engine.record (
   id          text        collate "C" not null,
   data        jsonb       not null,
   primary key (entity_id, id)
-);
+) partition by list (entity_id);
+create table hotmesh_engine.record_rest partition of hotmesh_engine.record default;
 create index record_expiry on hotmesh_engine.record (expires_at) where expires_at < 'infinity';
 
 -- What each change made of the fields that it touched: a record as of any moment.
