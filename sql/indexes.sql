@@ -344,7 +344,8 @@ begin
              hotmesh_engine.table_of(e.entity_id, e.own), e.entity_id,
              hotmesh_engine.kept_sql('(select hotmesh.now())')) as part
       from hotmesh_engine.entity e join hotmesh_engine.namespace n using (namespace_id)
-     where e.name = v_name and exists (select from hotmesh_engine.entity_field f where f.entity_id = e.entity_id)) p;
+     where e.name = v_name and (e.entity_id = p_entity
+       or exists (select from hotmesh_engine.entity_field f where f.entity_id = e.entity_id))) p;
   begin
     execute format('create or replace view hotmesh_data.%I as %s', v_name, array_to_string(v_parts, ' union all '));
   exception when invalid_table_definition then

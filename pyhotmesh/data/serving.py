@@ -21,8 +21,10 @@ class Serving(Spaces):
         """Declares what of an entity's records can be searched, builds the indexes, and makes the view
         ``hotmesh_data."<entity>"``. Does nothing that is done already; many servers may call it at start.
 
-        Writers do not wait for it; it waits for transactions that are older than itself. What a former
-        schema had and this one has not stays, and is listed in ``would_drop`` as statements.
+        Writers do not wait for it; it waits for transactions that are older than itself. But before an entity
+        has many records it gets a table of its own, so that other entities' indexes cost it nothing: for
+        that, writers of records may wait a second, once. What a former schema had and this one has not
+        stays, and is listed in ``would_drop`` as statements.
         ``InvalidQuery``: a name or type cannot be used.
         """
         if not self.schema.index:

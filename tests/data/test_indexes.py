@@ -194,3 +194,13 @@ async def test_typical_queries_use_their_index(dsn: str, conn: psycopg.Connectio
             plan = json.dumps(await data.explain("thing", query, sort=sort))
             assert re.search(rf'"Index Name": "search_{entity}_{index}_[0-9a-f]{{6}}"', plan), plan
             assert "Sort" not in re.sub("Sort Key", "", plan), f"what is read stands in order there: {plan}"
+
+
+async def test_a_schema_without_fields_has_a_view_of_its_documents(dsn: str) -> None:
+    async with MeshData(dsn, Schema("thing", fields={})) as data:
+        assert (await data.create_search_index("thing")).created == ()
+        await data.set("thing", "one", {"n": 1})
+        assert await data.sql("select record_id, record_data from hotmesh_data.thing") == [
+            {"record_id": "one", "record_data": {"n": 1}}
+        ]
+        assert [record.id for record in await data.find_where("thing")] == ["one"]
