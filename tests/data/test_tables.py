@@ -84,6 +84,22 @@ async def test_records_stay_where_they_are_if_moving_them_kept_others_waiting(
         assert list(where(conn)) == ["record_rest"], "its indexes are there"
 
 
+async def test_a_view_that_is_there_follows_at_once(dsn: str, conn: psycopg.Connection[Any]) -> None:
+    async with MeshData(dsn, Schema("thing", fields={})) as data:
+        await data.set("thing", "one", {"n": 1})
+        with psycopg.connect(dsn) as reader:
+            reader.execute("select from hotmesh.records")
+            await data.create_search_index("thing")
+            shown = "select record_id from hotmesh_data.thing"
+            assert where(conn) == {"record_rest": 1} and conn.execute(shown).fetchall() == [("one",)]
+            reader.rollback()
+            reader.execute(shown.encode())
+            conn.execute("select hotmesh_engine.own_table(1)")
+            assert where(conn) == {"record_rest": 1}, "somebody reads the view"
+        conn.execute("select hotmesh_engine.own_table(1)")
+        assert where(conn) == {"record_1": 1} and conn.execute(shown).fetchall() == [("one",)]
+
+
 @pytest.mark.limit(90)
 async def test_nothing_is_lost_while_tables_are_made_under_those_who_write(dsn: str, conn: psycopg.Connection[Any]) -> None:
     """Writers from outside, and workflows, of entities that are declared meanwhile; and readers see each record once."""

@@ -206,15 +206,16 @@ return 'hotmesh_engine.record_' || case when p_own then p_entity::text else 'res
 -- Locks: that of makers of tables; the whole, `record`, and then `record_rest`, both ACCESS EXCLUSIVE: they wait for all who
 -- read or wrote there, and those who come for this. First the whole, although to attach a table takes less: who had
 -- looked up where its parts are, and then waited for one of them, would not see what has moved to the new one.
--- After a second, or 0.2 for the second lock (who read a shared table directly, and waits for the whole now, is in
--- the way for ever), it is given up, and the next declaration tries again. Then the row of the entity, which nobody
--- else locks for longer than a statement.
+-- Then the row of the entity, which nobody else locks for longer than a statement, and its view if there is one. After
+-- a second, or 0.2 after the first table (who read a shared one directly, and waits for the whole now, is in the
+-- way for ever), it is given up, and the next declaration tries again.
 -- A twin waits, and finds all done. Who reads a shared table directly, having found that the entity has no own, has a
 -- snapshot in which nothing has moved. A crash leaves all as it was.
 create or replace function hotmesh_engine.own_table(p_entity int) returns void
 language plpgsql volatile set search_path = pg_catalog, pg_temp set lock_timeout = '1s' as $$
 declare
-  v_own text := hotmesh_engine.table_of(p_entity, true);
+  v_own  text := hotmesh_engine.table_of(p_entity, true);
+  v_name text;
 begin
   if (select own from hotmesh_engine.entity where entity_id = p_entity)
      or (select reltuples > 1000000 from pg_class where oid = 'hotmesh_engine.record_rest'::regclass)
@@ -229,16 +230,19 @@ begin
     lock table only hotmesh_engine.record in access exclusive mode;
     set local lock_timeout = '200ms';
     lock table hotmesh_engine.record_rest in access exclusive mode;
-  exception when lock_not_available then
-    return;
-  end;
-  update hotmesh_engine.entity set own = true where entity_id = p_entity and not own;
-  if found then
+    update hotmesh_engine.entity set own = true where entity_id = p_entity and not own returning name into v_name;
+    if not found then
+      return;
+    end if;
     execute format('create table %s (like hotmesh_engine.record including all excluding indexes)', v_own);
     execute format('with gone as (delete from hotmesh_engine.record_rest where entity_id = %s returning *) insert into %s select * from gone',
       p_entity, v_own);
     execute format('alter table hotmesh_engine.record attach partition %s for values in (%s)', v_own, p_entity);
-  end if;
+    if to_regclass(format('hotmesh_data.%I', v_name)) is not null then   -- it may show them where they were
+      perform hotmesh_engine.make_view(p_entity);
+    end if;
+  exception when lock_not_available then             -- with nothing done
+  end;
 end $$;
 
 -- The indexes of an entity: what p_names (the declared fields) and p_together ([[field, ...], ...]: those of
