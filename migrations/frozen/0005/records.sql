@@ -387,28 +387,32 @@ end $$;
 
 -- -------------------------------------------------------------------------------- retention --
 
--- Removes what goes with runs that are being pruned, and records that have lapsed.
+-- Removes what goes with runs that are being pruned, and records that have lapsed. One by one, in order of (entity, id):
+-- each look-up is then by both columns of the key, whatever the planner thinks of the tables. (As sets, and planned while
+-- they were empty, each call read the whole history.)
 create or replace function hotmesh_engine.prune_records(p_runs bigint[], p_now timestamptz, p_limit int) returns void
 language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+declare
+  v_one record;
 begin
-  if p_runs is not null then
-    with l as materialized (
-      select r.entity_id, r.id from hotmesh_engine.bound b
-        join hotmesh_engine.record r on r.entity_id = b.entity_id and r.id = b.id and r.follows = b.run_id
-       where b.run_id = any (p_runs) order by r.entity_id, r.id for update of r
-    ), b as (
-      delete from hotmesh_engine.bound where run_id = any (p_runs)
-    ), r as (
-      delete from hotmesh_engine.record r using l where r.entity_id = l.entity_id and r.id = l.id
-      returning r.entity_id, r.id)
-    delete from hotmesh_engine.record_change c using r where c.entity_id = r.entity_id and c.id = r.id;
-  end if;
-  with r as (
-    delete from hotmesh_engine.record where (entity_id, id) in (
+  for v_one in
+    select * from (select * from hotmesh_engine.bound where run_id = any (p_runs) offset 0) b order by entity_id, id
+  loop
+    delete from hotmesh_engine.record where entity_id = v_one.entity_id and id = v_one.id and follows = v_one.run_id;
+    if found then
+      delete from hotmesh_engine.record_change where entity_id = v_one.entity_id and id = v_one.id;
+    end if;
+    delete from hotmesh_engine.bound where run_id = v_one.run_id;
+  end loop;
+  for v_one in
+    select entity_id, id from (
       select entity_id, id from hotmesh_engine.record
-       where expires_at <= p_now and expires_at < 'infinity' order by expires_at limit p_limit for update skip locked)
-    returning entity_id, id)
-  delete from hotmesh_engine.record_change c using r where c.entity_id = r.entity_id and c.id = r.id;
+       where expires_at <= p_now and expires_at < 'infinity' order by expires_at limit p_limit for update skip locked) r
+     order by entity_id, id
+  loop
+    delete from hotmesh_engine.record where entity_id = v_one.entity_id and id = v_one.id;
+    delete from hotmesh_engine.record_change where entity_id = v_one.entity_id and id = v_one.id;
+  end loop;
 end $$;
 
 -- ---------------------------------------------------------------------------------- reading --
