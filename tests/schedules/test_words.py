@@ -92,7 +92,7 @@ def judged(text: str) -> str | float:
 
 
 @settings(max_examples=100, deadline=None)
-@given(expressions())
+@given(expressions)
 def test_an_expression_is_never_taken_for_a_duration(expression: str) -> None:
     assert is_cron(expression)
     assert judged(expression) in (expression, "HM027")
