@@ -233,7 +233,8 @@ end $$;
 
 -- Inbox rows of kind 101 close their run at once, whoever holds it. So does a request to cancel (8), if the run is a
 -- call that nobody holds: there is no code to ask, and maybe nobody will ever serve its topic. One that is held ends
--- as its function does; given back after that (its worker died, or parked it), whoever leases it closes it.
+-- as its function does; if its worker has died or left instead, sweep and retire have the request routed once more
+-- (one that a worker parks, it leases again, and closes).
 -- Precondition: the runs are locked, so nobody leases or leaves one meanwhile. A zombie's report of a call that was
 -- closed here is rejected, as its run is gone.
 create or replace function hotmesh_engine.carry_out_interrupts(p_runs bigint[], p_now timestamptz) returns void

@@ -23,6 +23,7 @@ from pyhotmesh import (
     activity,
     workflow,
 )
+from tests.reliability.engine import Hand
 from tests.reliability.kit import Database, until
 from tests.reliability.replays import replay_closed
 
@@ -352,3 +353,27 @@ def test_from_sql_it_ends_with_the_commit(dsn: str, db: Database) -> None:
     db.rows("select hotmesh.route()")
     assert db.rows("select workflow_id, status from hotmesh.workflows") == [("call:nobody:k", "cancelled")]
     assert db.value("select payload from hotmesh_engine.outcome") == {"type": "WorkflowCancelled", "message": "from SQL"}
+
+
+@pytest.mark.parametrize("how", ["retires", "dies"])
+def test_a_call_that_is_given_back_after_it_was_cancelled_ends(dsn: str, db: Database, how: str) -> None:
+    """Nobody has to serve its topic again for that; a worker of something else carries it out."""
+    holder, other = Hand(db, 1, "call:t"), Hand(db, 2)
+    db.rows("select hotmesh.call('t', id => 'k')")
+    db.rows("select hotmesh.start_workflow('by hand', '[]', 'w', 'call:t')")  # not asked to end
+    assert len(holder.claim()) == 2
+    db.rows("select hotmesh.cancel('call:t:k', 'enough')")
+    assert [row[4] for row in holder.turn() if row[0] == 3] == [8], "it is told"
+    other.turn()
+    assert db.status("call:t:k") == "running", "its function decides"
+    if how == "retires":
+        db.rows("select hotmesh_engine.retire(1)")
+    else:
+        holder.falls_silent()
+        other.is_old()
+        assert other.sweep() == 2
+    other.turn()
+    assert (db.status("call:t:k"), db.status("w")) == ("cancelled", "ready")
+    with pytest.raises(psycopg.Error, match="lease has ended"):
+        holder.step(next(iter(holder.leases)), end=1)
+    db.check()
