@@ -108,12 +108,14 @@ CORNERS = [
     (["0 0 13 * fri#2", "0 0 1 * fri#3", "0 0 15w * sat", "0 0 W31 * *"], datetime(2027, 1, 30)),
     (["0 0 1 nov *", "0 0 1 jan,feb,mar,apr,may,jun,jul,aug,sep,oct,nov,dec *", "0\v0\f* * sun"], datetime(2027, 1, 30)),
     (["0 0 */7 * 0#1,L6,mon-fri#1", "0 0 */7 * L6,mon-fri#1", "0 0 1-31 * sat-fri#2"], datetime(2000, 1, 1)),
+    (["0 0 29 2 *", "0 0 L 2 *", "0 0 29W 2 *"], datetime(1999, 3, 1)),  # 2000 had a 29th of February, 2100 has none
+    (["0 0 1W 8 *", "0 0 1W * *", "0 0 31W 1 *"], datetime(2026, 7, 31)),  # a Saturday the 1st, a Sunday the 31st
     (["@hourly", "@daily", "@midnight", "@weekly", "@monthly", "@yearly", "@annually"], datetime(2026, 5, 6, 7)),
     (["59 59 23 31 12 *", "1-1 * * * *", "22-4/3 22-4/3 * * *"], datetime(2026, 12, 31, 23, 59, 59)),
 ]
 
 
-@pytest.mark.parametrize(("written", "at"), CORNERS, ids=[written[0] for written, _ in CORNERS])
+@pytest.mark.parametrize(("written", "at"), CORNERS, ids=[f"{written[0]} after {at:%Y}" for written, at in CORNERS])
 def test_corners(ask: Ask, written: list[str], at: datetime) -> None:
     after = at.replace(tzinfo=UTC)
     compare(ask, [(text, after, by_croniter(croniter(text, second_at_beginning=True), after)) for text in written])
