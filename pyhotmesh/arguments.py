@@ -7,6 +7,7 @@ The conversion is msgspec's.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import types
 import typing
@@ -26,7 +27,7 @@ def converter(fn: Callable[..., Any]) -> Convert | None:
     """What turns decoded arguments into those that ``fn`` wants; None if they are that already."""
     try:
         parameters = list(inspect.signature(fn).parameters.values())
-        hints = typing.get_type_hints(fn)
+        hints = typing.get_type_hints(_annotated(fn))
     except (TypeError, ValueError, NameError):  # a builtin, or an annotation that cannot be resolved
         return None
     wanted: list[Any] = []
@@ -47,6 +48,13 @@ def converter(fn: Callable[..., Any]) -> Convert | None:
         ]
 
     return convert
+
+
+def _annotated(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """What has the annotations of something that can be called."""
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    return fn if inspect.isroutine(fn) or inspect.isclass(fn) else type(fn).__call__
 
 
 def _is_json(hint: Any) -> bool:

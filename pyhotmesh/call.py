@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import builtins
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar, overload
@@ -24,6 +25,7 @@ from .worker import Worker
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+FLUSHED = -1  # not a status of a run: it runs, and was flushed, so that its value is not for who comes now
 RETENTION = 3600.0  # seconds that the outcome of a call is kept that is not cached, as call_retention() in SQL
 
 
@@ -166,8 +168,8 @@ class MeshCall:
         """Calls the topic's function and returns its value. Waits for somebody to serve the topic, if need be.
 
         ``id`` alone: while a call of that topic and id is open, all callers share it. ``id`` and ``ttl``:
-        its value is also kept, and returned to later callers, until ``ttl`` has passed since it ended; a
-        call that failed is not kept.
+        its value is also kept, and returned to later callers with a ``ttl``, until ``ttl`` has passed since
+        it ended; a call that failed is not kept.
 
         Raises:
             CallFailed: the function raised; ``.cause`` has its type, message and cause.
@@ -184,16 +186,18 @@ class MeshCall:
         else:
             run_id, status, payload = await self._call(topic, args, id, ttl, results.client_id)
         try:
-            if status is not None:
-                return unwrap(key, status, payload)
-            return await self.client._result(key, run_id, limit, registered=True)
+            async with asyncio.timeout(limit):
+                while status == FLUSHED and id is not None:
+                    await asyncio.shield(results.future(run_id))
+                    run_id, status, payload = await self._call(topic, args, id, ttl, results.client_id)
+                ended = (status, payload) if status is not None else await asyncio.shield(results.future(run_id))
+        except builtins.TimeoutError:
+            raise TimeoutError(f"call of {topic!r} has not ended within {limit:g} s; it goes on", kind="result") from None
+        try:
+            return unwrap(key, *ended)
         except WorkflowFailed as error:
             cause = error.cause
             raise CallFailed(f"call of {topic!r} failed: {cause}", cause=cause) from cause
-        except TimeoutError as error:
-            if error.kind != "result":
-                raise
-            raise TimeoutError(f"call of {topic!r} has not ended within {limit:g} s; it goes on", kind="result") from None
 
     async def _call(self, topic: str, args: Sequence[Any], id: str, ttl: Duration | None, client: int) -> Any:
         request = _request(topic, args, workflow_id(topic, id), None)
@@ -213,7 +217,8 @@ class MeshCall:
 
     async def flush(self, topic: str, id: str) -> bool:
         """Forgets the cached value: the next caller runs the function again. Who waits for a call that is
-        running still gets its value, which is not kept then. True if there was either."""
+        running still gets its value, which is not kept then; who comes with a ``ttl`` after the flush waits for
+        its end, and runs the function again. True if there was either."""
         payloads.check_name(topic, "topic")
         payloads.check_name(id, "id")
         return bool(await self.client._value(engine.FLUSH_CALL, (self.namespace, topic, id)))

@@ -37,8 +37,9 @@ def parse(value: Duration) -> float:
         seconds = math.inf if endless else _parse_text(value)
     else:
         raise InvalidDuration(f"not a duration: {value!r}", hint="use seconds, a timedelta, or text such as '15 minutes'")
-    if math.isnan(seconds) or seconds < 0:
-        raise InvalidDuration(f"a duration cannot be negative: {value!r}")
+    if not seconds >= 0:  # or no number
+        reason = "it is no number" if math.isnan(seconds) else "it cannot be negative"
+        raise InvalidDuration(f"not a duration: {value!r}: {reason}", hint="use seconds or text such as '15 minutes'")
     if seconds > LONGEST and not endless:
         raise InvalidDuration(f"a duration of more than 1000 years: {value!r:.200}", hint="use 'infinity'")
     return seconds
@@ -63,7 +64,10 @@ def _parse_text(text: str) -> float:
     stripped = text.strip().lower()
     lead = len(text) - len(text.lstrip())
     if stripped.startswith("-"):
-        raise InvalidDuration(f"a duration cannot be negative: {text!r}", hint=f"did you mean {stripped.lstrip('- ')}?")
+        raise InvalidDuration(
+            f"not a duration: {text!r} (position {lead + 1}): it cannot be negative",
+            hint=f"did you mean {stripped.lstrip('- ')}?",
+        )
     try:
         return float(stripped)
     except ValueError:

@@ -67,7 +67,7 @@ class Handle:
         """Asks the workflow to end: its code gets a ``CancelledError`` where it waits, may clean up (activities
         too, in ``finally``), and decides how it ends; ``result`` raises ``WorkflowCancelled`` if it lets the
         error through. It sees the first request only. A call's function gets it in the same way, or finds
-        ``activity.cancelled()`` true. Returns once the request is on its way.
+        ``activity.cancelled()`` true; a call that nobody runs ends at once. Returns once the request is on its way.
 
         ``conn=`` joins the caller's transaction: the workflow is asked if and only if that commits.
 

@@ -231,20 +231,32 @@ begin
   end if;
 end $$;
 
--- Inbox rows of kind 101 close their run at once, whoever holds it. Precondition: locked.
+-- Inbox rows of kind 101 close their run at once, whoever holds it. So does a request to cancel (8), if the run is a
+-- call that nobody holds: there is no code to ask, and maybe nobody will ever serve its topic. One that is held ends
+-- as its function does; if its worker has died or left instead, sweep and retire have the request routed once more
+-- (one that a worker parks, it leases again, and closes).
+-- Precondition: the runs are locked, so nobody leases or leaves one meanwhile. A zombie's report of a call that was
+-- closed here is rejected, as its run is gone.
 create or replace function hotmesh_engine.carry_out_interrupts(p_runs bigint[], p_now timestamptz) returns void
 language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 declare
   v_runs     bigint[];
+  v_status   smallint[];
   v_payload  json[];
   v_holders  bigint[];
 begin
-  select array_agg(run_id), array_agg(payload), array_agg(holder) into v_runs, v_payload, v_holders
-    from (select distinct on (i.run_id) i.run_id, i.payload, l.holder
+  select array_agg(run_id), array_agg(case kind when 101 then 4 else 3 end),
+         array_agg(case kind when 101 then payload else json_build_object('type', 'WorkflowCancelled', 'message', payload) end),
+         array_agg(holder)
+    into v_runs, v_status, v_payload, v_holders
+    from (select distinct on (i.run_id) i.run_id, i.kind, i.payload, l.holder
             from hotmesh_engine.inbox i join hotmesh_engine.live l on l.run_id = i.run_id
-           where i.run_id = any (p_runs) and l.run_id = any (p_runs) and i.kind = 101 order by i.run_id, i.inbox_id) x;
+           where i.run_id = any (p_runs) and l.run_id = any (p_runs)
+             and (i.kind = 101 or i.kind = 8 and l.holder is null and exists (
+                    select from hotmesh_engine.queue q where q.queue_id = l.queue_id and q.name like 'call:%' offset 0))
+           order by i.run_id, i.kind desc, i.inbox_id) x;
   if v_runs is null then return; end if;
-  perform hotmesh_engine.close_runs(v_runs, array_fill(4::smallint, array[cardinality(v_runs)]), v_payload, p_now);
+  perform hotmesh_engine.close_runs(v_runs, v_status, v_payload, p_now);
   perform hotmesh_engine.drop_held(v_runs, v_holders);
 end $$;
 

@@ -130,7 +130,8 @@ end $$;
 
 -- Tells a run to end. 'interrupt': at once, whatever its code is doing; routing carries it out under the run's lock.
 -- 'cancel': its code gets a CancelledError where it waits, may clean up, and decides how it ends; it sees the first
--- such request only, so that one that is repeated does not cut the cleaning up short.
+-- such request only, so that one that is repeated does not cut the cleaning up short. A call that nobody holds has no
+-- code to ask: routing closes it (carry_out_interrupts).
 -- As a signal: routed at once, or in a caller's transaction left to the workers; its `live` row would else be locked
 -- until that ends, and with it every turn of the worker that holds the run.
 create or replace function hotmesh_engine.tell_run(p_run bigint, p_how text, p_reason text, p_caller boolean) returns int

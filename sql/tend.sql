@@ -64,6 +64,10 @@ begin
     on conflict (run_id) do update set quarantined = true, last_at = excluded.last_at, message = excluded.message
   ), i as (
     update hotmesh_engine.inbox set holder = null, handed = false where run_id = any (array(select run_id from u))
+    returning inbox_id, run_id, kind
+  ), asked as (                                      -- a call that was asked to end: routing closes it, as nobody holds it
+    insert into hotmesh_engine.unrouted (id, kind, run_id) select inbox_id, 3, run_id from i where kind = 8
+    on conflict do nothing
   )
   select count(*), array_agg(distinct queue_id) into v_runs, v_queues from u;
 

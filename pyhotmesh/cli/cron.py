@@ -231,8 +231,9 @@ def show(schedule_id: str, dsn: str | None, namespace: str, n: int, limit: int, 
     for name, value in about.items():
         if value is not None and name not in told:
             console.print(f"  {name.replace('_', ' '):<20} {output.short(value, 100)}", markup=False)
+    label = "if it were resumed" if about["status"] == "paused" else "next runs"
     for number, at in enumerate(shown["next_runs"]):
-        console.print(f"  {'' if number else 'next runs':<20} {output.moment(at, zone)}", markup=False)
+        console.print(f"  {'' if number else label:<20} {output.moment(at, zone)}", markup=False)
     if not shown["history"]:
         return
     console.print()

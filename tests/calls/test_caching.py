@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import pytest
 
-from pyhotmesh import CallFailed, Client, MeshCall, WorkflowInterrupted
+from pyhotmesh import CallFailed, Client, MeshCall, TimeoutError, WorkflowInterrupted
 from tests.calls.kit import Counted
 from tests.reliability.kit import Database, until
 
@@ -112,3 +113,59 @@ async def test_flush_does_not_disturb_who_waits_and_keeps_nothing_stale(dsn: str
         counted.go.set()
         assert await waiting == [1]
         assert await mesh.exec("busy", id="k", ttl="1 hour") == [2]
+
+
+async def test_who_comes_after_a_flush_does_not_get_what_was_running_before(dsn: str, db: Database) -> None:
+    """It may have read what the flush was for: the next caller waits for its end, and runs the function again."""
+    counted = Counted()
+    counted.go.clear()
+    waiters = "select count(*) from hotmesh_engine.waiter"
+    async with MeshCall(dsn) as mesh, contextlib.AsyncExitStack() as stack:
+        callers = [await stack.enter_async_context(MeshCall(dsn)) for _ in range(4)]
+        await mesh.connect("busy", counted)
+        before = asyncio.create_task(callers[0].exec("busy", id="k", ttl="1 hour"))
+        await until(lambda: counted.runs == 1, "it runs")
+        assert await mesh.flush("busy", "k") is True
+        after = [asyncio.create_task(caller.exec("busy", id="k", ttl="1 hour")) for caller in callers[1:3]]
+        joins = asyncio.create_task(callers[3].exec("busy", id="k"))
+        await until(lambda: db.value(waiters) == 4, "they wait")
+        with pytest.raises(TimeoutError, match=r"call of 'busy' has not ended within 0\.05 s; it goes on"):
+            await mesh.exec("busy", id="k", ttl="1 hour", timeout=0.05)
+        assert counted.runs == 1, "one at a time"
+        counted.go.set()
+        assert await asyncio.gather(before, joins, *after) == [[1], [1], [2], [2]]
+        assert await mesh.exec("busy", id="k", ttl="1 hour") == [2], "and that is kept"
+
+
+async def test_one_that_was_flushed_and_fails_fails_for_its_own_callers_alone(dsn: str, db: Database) -> None:
+    counted = Counted(RuntimeError("not today"))
+    counted.go.clear()
+    async with MeshCall(dsn) as mesh, MeshCall(dsn) as other:
+        await mesh.connect("busy", counted)
+        before = asyncio.create_task(mesh.exec("busy", id="k", ttl="1 hour"))
+        await until(lambda: counted.runs == 1, "it runs")
+        await mesh.flush("busy", "k")
+        after = asyncio.create_task(other.exec("busy", id="k", ttl="1 hour"))
+        await until(lambda: db.value("select count(*) from hotmesh_engine.waiter") == 2, "it waits")
+        counted.go.set()
+        with pytest.raises(CallFailed, match="not today"):
+            await before
+        with pytest.raises(CallFailed, match="not today"):
+            await after
+    assert counted.runs == 2, "the second one has failed by itself"
+
+
+async def test_a_value_that_was_asked_for_by_id_alone_is_not_cached(dsn: str, db: Database) -> None:
+    """Such an id is shared while the call runs; the outcome is kept for callers that lost their connection."""
+    counted = Counted()
+    async with MeshCall(dsn) as mesh:
+        await mesh.connect("plain", counted)
+        assert await mesh.exec("plain", id="k") == [1]
+        assert await mesh.exec("plain", id="k", ttl="15 minutes") == [2]
+        assert await mesh.exec("plain", id="k", ttl="15 minutes") == [2]
+        assert await mesh.exec("plain", id="k") == [3]
+        assert await mesh.exec("plain", id="k", ttl="15 minutes") == [2], "what is cached stays"
+        db.rows("select hotmesh.call('plain', id => 'sql')")
+        await until(lambda: db.value("select hotmesh.result('call:plain:sql')") == [4], "it is done")
+        db.rows("select hotmesh.call('plain', id => 'sql', ttl => '1 hour')")
+        await until(lambda: db.value("select hotmesh.result('call:plain:sql')") == [5], "it is done again")

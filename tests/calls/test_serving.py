@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import datetime as dt
+import functools
 import threading
 from typing import Any
 
@@ -174,6 +175,27 @@ async def test_annotations_say_what_arguments_become(dsn: str, db: Database) -> 
             await mesh.exec("take", args=[order, {"name": "Ada"}, {}])
         assert isinstance(caught.value.cause, ApplicationError)
         assert caught.value.cause.type == "BadArgument"
+
+
+async def test_annotations_count_wherever_they_stand(dsn: str, db: Database) -> None:
+    """Also those of an object that can be called, of a method, and of what partial() has left."""
+
+    class Clerk:
+        def __call__(self, person: Person) -> str:
+            return person.name
+
+        async def age(self, person: Person) -> int:
+            return person.age
+
+    def both(greeting: str, person: Person) -> str:
+        return f"{greeting}, {person.name}"
+
+    async with MeshCall(dsn) as mesh:
+        await mesh.connect("object", Clerk())
+        await mesh.connect("method", Clerk().age)
+        await mesh.connect("partial", functools.partial(both, "Hello"))
+        topics = ("object", "method", "partial")
+        assert [await mesh.exec(topic, args=[Person(name="Ada", age=36)]) for topic in topics] == ["Ada", 36, "Hello, Ada"]
 
 
 async def test_bad_calls_are_refused_before_anything_is_sent(dsn: str, db: Database) -> None:

@@ -44,3 +44,26 @@ def test_a_ttl_from_sql(db: Database) -> None:
     assert (caught.value.sqlstate, caught.value.diag.message_hint) == ("HM026", "Did you mean '01:00:00'?")
     assert db.value("select hotmesh.call('t', id => 'k', ttl => '2000 years')") == "call:t:k"
     assert db.value("select retention from hotmesh_engine.run") == dt.timedelta(days=365_000)
+
+
+async def test_without_a_ttl_nothing_is_kept_for_later_callers(dsn: str, db: Database) -> None:
+    """An id alone is shared while the call is open; the outcome stays for an hour, to be fetched."""
+    counted = Counted()
+    counted.go.clear()
+    ended = "select count(*) from hotmesh.workflows where status = 'completed'"
+    async with MeshCall(dsn) as mesh:
+        await mesh.connect("t", counted)
+        for _ in range(2):
+            assert db.value("select hotmesh.call('t', id => 'k')") == "call:t:k"
+        await until(lambda: counted.runs == 1, "it runs")
+        counted.go.set()
+        await until(lambda: db.value(ended) == 1, "it is done")
+        assert counted.runs == 1, "they shared it"
+        db.rows("select hotmesh.call('t', id => 'k')")
+        await until(lambda: db.value("select hotmesh.result('call:t:k')") == [2], "it is called again")
+        db.rows("select hotmesh.call('t')")
+        await until(lambda: db.value(ended) == 3, "and so is one without an id")
+    db.skip("50 minutes")
+    assert db.value("select hotmesh.prune()") == 0
+    db.skip("11 minutes")
+    assert db.value("select hotmesh.prune()") == 3

@@ -41,6 +41,7 @@ def test_from_creation_to_deletion(run: Command) -> None:
     assert run("pause", "nightly", "--note", "a holiday") == "paused\n"
     shown = run("show", "nightly")
     assert "paused  nightly" in shown and "a holiday" in shown
+    assert "next runs" not in shown and f"  {'if it were resumed':<20} 20" in shown
     assert run("resume", "nightly") == "resumed\n"
     assert run("resume", "nightly") == "it is not paused\n"
     assert len(json.loads(run("show", "nightly", "--json", "--next", "3"))["next_runs"]) == 3
@@ -157,7 +158,7 @@ def test_what_is_refused(run: Command) -> None:
     said = run("create", "s", "hello", "60 * * * *", code=2)
     assert "minute (field 1, position 1): 60 is out of range" in said
     assert "\n60 * * * *\n^^\n" in said
-    assert "cannot be negative: '-5 min' (did you mean 5 min?)" in run("create", "s", "hello", "-5 min", code=2)
+    assert "'-5 min' (position 1): it cannot be negative (did you mean 5 min?)" in run("create", "s", "hello", "-5 min", code=2)
     assert "No such option '--zone'" in run("create", "s", "hello", "@daily", "--zone", "UTC", code=2)
     assert "it never comes\n0 0 30 2 *\n    ^^\n" in run("create", "s", "hello", "0 0 30 2 *", code=2)
     assert "did you mean 1 day?" in run("create", "s", "hello", "1 dya", code=2)

@@ -23,6 +23,7 @@ from pyhotmesh import (
     activity,
     workflow,
 )
+from tests.reliability.engine import Hand
 from tests.reliability.kit import Database, until
 from tests.reliability.replays import replay_closed
 
@@ -318,3 +319,61 @@ async def test_a_call_that_waits_for_a_place_or_for_its_next_attempt_is_not_begu
         with pytest.raises(WorkflowCancelled):
             await second.result(timeout=20)
         assert did == ["failed", "held"]
+
+
+@pytest.mark.parametrize("how", ["cancel", "interrupt"])
+async def test_a_call_that_nobody_serves_ends_at_once(dsn: str, db: Database, how: str) -> None:
+    """There is no code to ask: it does not wait for a worker to come and see."""
+    error = WorkflowCancelled if how == "cancel" else WorkflowInterrupted
+    async with MeshCall(dsn) as caller:
+        waiting = asyncio.create_task(caller.exec("nobody", id="shared", ttl="1 hour"))
+        await until(lambda: db.value("select count(*) from hotmesh_engine.waiter") == 1, "it is asked for")
+        started = await caller.start("nobody")
+        await getattr(started, how)("not wanted any more")
+        await getattr(caller.client.get_handle("call:nobody:shared"), how)("not wanted any more")
+        with pytest.raises(error, match="not wanted any more"):
+            await asyncio.wait_for(waiting, 20)
+        with pytest.raises(error, match="not wanted any more"):
+            await started.result(timeout=20)
+        with pytest.raises(WorkflowNotFound, match="not open any more"):
+            await started.cancel()
+        ended = "cancelled" if how == "cancel" else "interrupted"
+        assert db.rows("select status, count(*) from hotmesh.workflows group by 1") == [(ended, 2)]
+        assert db.rows("select * from hotmesh_engine.inbox") == []
+        await caller.connect("nobody", lambda: did.append("called") or "now")
+        assert await caller.exec("nobody", id="shared", ttl="1 hour", timeout=20) == "now", "what ended so is not cached"
+    assert did == ["called"]
+
+
+def test_from_sql_it_ends_with_the_commit(dsn: str, db: Database) -> None:
+    """In a caller's transaction it is left to whoever routes next, as an interrupt is."""
+    with psycopg.connect(dsn) as user:
+        user.execute("select hotmesh.cancel(hotmesh.call('nobody', id => 'k'), 'from SQL')")
+        assert db.rows("select * from hotmesh.workflows") == []
+    db.rows("select hotmesh.route()")
+    assert db.rows("select workflow_id, status from hotmesh.workflows") == [("call:nobody:k", "cancelled")]
+    assert db.value("select payload from hotmesh_engine.outcome") == {"type": "WorkflowCancelled", "message": "from SQL"}
+
+
+@pytest.mark.parametrize("how", ["retires", "dies"])
+def test_a_call_that_is_given_back_after_it_was_cancelled_ends(dsn: str, db: Database, how: str) -> None:
+    """Nobody has to serve its topic again for that; a worker of something else carries it out."""
+    holder, other = Hand(db, 1, "call:t"), Hand(db, 2)
+    db.rows("select hotmesh.call('t', id => 'k')")
+    db.rows("select hotmesh.start_workflow('by hand', '[]', 'w', 'call:t')")  # not asked to end
+    assert len(holder.claim()) == 2
+    db.rows("select hotmesh.cancel('call:t:k', 'enough')")
+    assert [row[4] for row in holder.turn() if row[0] == 3] == [8], "it is told"
+    other.turn()
+    assert db.status("call:t:k") == "running", "its function decides"
+    if how == "retires":
+        db.rows("select hotmesh_engine.retire(1)")
+    else:
+        holder.falls_silent()
+        other.is_old()
+        assert other.sweep() == 2
+    other.turn()
+    assert (db.status("call:t:k"), db.status("w")) == ("cancelled", "ready")
+    with pytest.raises(psycopg.Error, match="lease has ended"):
+        holder.step(next(iter(holder.leases)), end=1)
+    db.check()

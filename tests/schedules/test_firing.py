@@ -146,6 +146,19 @@ def test_cancel_other_takes_the_newest_of_what_comes_due_together(every_minute: 
     assert db.decisions() == ["started", "skipped", "started"]
 
 
+def test_cancel_other_ends_a_call_that_nobody_has_taken(db: Schedules) -> None:
+    """Its topic may never be served: it does not stay for ever, with the next ones behind it."""
+    db.at(MIDNIGHT)
+    db.cron("s", "* * * * *", '{"kind": "call", "overlap": "cancel_other"}', workflow="nobody")
+    for number in (1, 2, 3):
+        db.at(minute(number))
+        db.fire()
+        db.fire()  # the worker's next look: the one before has closed
+    assert db.decisions() == ["started"] * 3
+    assert db.rows("select outcome from hotmesh.firings order by slot") == [("cancelled",), ("cancelled",), ("open",)]
+    assert db.about()["failures"] == 0, "cancelled ones have not failed"
+
+
 # ------------------------------------------------------------------------------------------ catch-up --
 
 

@@ -40,7 +40,9 @@ begin
       hint = coalesce('Did you mean ' || quote_literal(replace(lower(left(p_text, 200)), v_word, v_unit)) || '?', 'For example ''1 week'', ''15 minutes'', ''500 ms'', or seconds.');
   end;
   if v_seconds < 0 then
-    raise exception using errcode = 'HM026', message = format('%s cannot be negative: %s', p_what, quote_literal(left(p_text, 200))),
+    raise exception using errcode = 'HM026',
+      message = format('%s is not a duration: %s (position %s): it cannot be negative', p_what, quote_literal(left(p_text, 200)),
+        regexp_instr(p_text, '-|\yago\y', 1, 1, 0, 'i')),
       hint = format('Did you mean %s?', quote_literal(btrim(regexp_replace(left(p_text, 200), '-|\yago\y', '', 'gi'))));
   end if;
   return least(v_seconds, 31536000000);

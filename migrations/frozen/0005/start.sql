@@ -188,6 +188,7 @@ begin
            where r.namespace_id = v_ns and r.workflow_id = v_row.id
              and coalesce(o.expires_at > v_now, true)
              and (p_reuse = 'reject_duplicate' or o.status = 1)
+             and (p_reuse <> 'use_completed' or r.retention is distinct from hotmesh_engine.uncached_retention())
            order by r.run_id + 0 desc limit 1;
           if found and p_reuse <> 'use_completed' then
             perform hotmesh_engine.refuse_start(v_row.id, v_old, 'a closed run');

@@ -82,6 +82,10 @@ begin
     update hotmesh_engine.live set holder = null where holder = p_worker returning run_id, queue_id
   ), i as (
     update hotmesh_engine.inbox set holder = null, handed = false where run_id = any (array(select run_id from l))
+    returning inbox_id, run_id, kind
+  ), asked as (                                      -- as in sweep
+    insert into hotmesh_engine.unrouted (id, kind, run_id) select inbox_id, 3, run_id from i where kind = 8
+    on conflict do nothing
   ), t as (
     update hotmesh_engine.activity_task
        set holder = null, heartbeat_by = null, attempt = attempt - 1, due_at = least(due_at, v_now)
