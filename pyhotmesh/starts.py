@@ -47,17 +47,22 @@ class StartRequest:
 
 def arguments(namespace: str, requests: Sequence[StartRequest], ids: Sequence[str]) -> list[Any]:
     """The aligned arrays of ``hotmesh_engine.start``; a column that nobody uses is left out."""
+    kind: Any = object()
     queue: Any = object()
+    name = ""
     names = []
     for wid, request in zip(ids, requests, strict=True):
         payloads.check_name(wid, "workflow_id")
-        names.append(payloads.check_name(workflow.name_of(request.workflow), "workflow type"))
-        if request.task_queue is not queue:  # nearly always that of the one before
+        if request.workflow is not kind:  # nearly always that of the one before
+            name, kind = payloads.check_name(workflow.name_of(request.workflow), "workflow type"), request.workflow
+        names.append(name)
+        if request.task_queue is not queue:
             queue = payloads.check_name(request.task_queue, "task_queue")
         if type(request.priority) is not int or not 1 <= request.priority <= 5:
             raise PayloadError("priority", f"must be 1 (first) to 5 (last), not {request.priority!r:.100}")
-        if not isinstance(request.args, Sequence) or isinstance(request.args, str | bytes):
-            raise PayloadError("args", f"must be a list of the arguments, not {request.args!r:.100}")
+        args = request.args
+        if type(args) is not list and (not isinstance(args, Sequence) or isinstance(args, str | bytes)):
+            raise PayloadError("args", f"must be a list of the arguments, not {args!r:.100}")
     encode = payloads.encode
     return [
         namespace,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 import uuid
 
@@ -24,3 +25,16 @@ def test_later_ids_sort_after_earlier_ones() -> None:
     first = guid()
     time.sleep(0.002)
     assert first < guid()
+
+
+def test_a_forked_process_has_ids_of_its_own() -> None:
+    guid()  # some have been drawn for later
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(write, "".join(guid() for _ in range(50)).encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    theirs = os.read(read, 50 * 36).decode()
+    assert len(theirs) == 50 * 36
+    assert not {theirs[at + 14 : at + 36] for at in range(0, len(theirs), 36)} & {guid()[14:] for _ in range(300)}
