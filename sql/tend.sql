@@ -17,6 +17,9 @@
 -- So it is with an activity that has a row: it is cleared when an attempt has ended, and a loss counts for the first only
 -- if it had been with its worker for six lease times. Both are one kind to a worker, which takes one at a time of them; a
 -- run beside an activity of its own that is suspected counts for nothing.
+-- Locks: `worker` rows, `live` rows, `activity_task` rows, all SKIP LOCKED; then `trouble` rows of what is quarantined: of
+-- a run in trouble already, that may wait for somebody who is resuming it, and who waits for none of these.
+-- Twin: the second skips what the first has. Crash: the worker is dead or not; what it still holds is released by the next.
 -- Zombie: only a turn of the holder clears, so one that was swept is refused whole, and one whose run has
 -- moved on is rejected for that run: neither has seen how the run fares with the heir. One that was only frozen
 -- for a lease time, and not swept, clears what it has not run for so long: then two more deaths make it
@@ -32,7 +35,8 @@ declare
 begin
   set local synchronous_commit = on;
   perform from hotmesh_engine.worker
-    where worker_id = p_worker and not dead and contact_at < clock_timestamp() - lease;
+    where worker_id = p_worker and not dead and contact_at < clock_timestamp() - lease
+      and beat_at >= clock_timestamp() - lease;      -- else the server stood still while this was on its way
   if not found then return 0; end if;
 
   for v_dead in
@@ -169,15 +173,15 @@ begin
       array_fill(null::int, array[cardinality(v_ids)]), false, 0);
   end if;
 
-  -- A silent activity has failed this attempt; its retry policy says whether and when there is another. If its worker
-  -- is silent as well, a holder was lost; and a suspect is then left to the sweep, which knows with what the worker died.
+  -- A silent activity has failed this attempt; its retry policy says whether and when there is another. But only if
+  -- its worker has been heard of since: one that is away may have died with it, which is the sweep's to find out, or
+  -- could not reach this server, and then tells of its activities first.
   with c as materialized (
-    select t.run_id, t.command, t.attempt, t.options::jsonb -> 'retry' as policy, s.silent
-      from hotmesh_engine.activity_task t cross join lateral (
-        select exists (select from hotmesh_engine.worker w
-                        where w.worker_id = t.holder and w.beat_at < clock_timestamp() - w.lease / 2 offset 0) as silent) s
-     where t.heartbeat_by <= clock_timestamp() and not (t.lost >= 2 and s.silent)
-     order by t.heartbeat_by limit p_limit for update of t skip locked
+    select t.run_id, t.command, t.attempt, t.options::jsonb -> 'retry' as policy from hotmesh_engine.activity_task t
+     where t.heartbeat_by <= clock_timestamp()
+       and exists (select from hotmesh_engine.worker w
+                    where w.worker_id = t.holder and not w.dead and w.beat_at >= t.heartbeat_by offset 0)
+     order by t.heartbeat_by limit p_limit for update skip locked
   ), gone as (
     delete from hotmesh_engine.activity_task t using c
      where t.run_id = any (array(select run_id from c)) and t.run_id = c.run_id and t.command = c.command
@@ -191,7 +195,7 @@ begin
     returning inbox_id, run_id
   ), again as (
     update hotmesh_engine.activity_task t
-       set holder = null, heartbeat_by = null, lost = least(t.lost + c.silent::int, 1000),
+       set holder = null, heartbeat_by = null, lost = 0, strikes = 0,
            due_at = v_now + least((policy ->> 'initial')::float8
                                   * power((policy ->> 'coefficient')::float8, least(c.attempt, 64) - 1),
                                   coalesce((policy ->> 'maximum')::float8, 1e9)) * interval '1 second',
