@@ -229,7 +229,7 @@ class Show:
                 _say(self._console, f"{now - killed_at:.1f} s after the kill: its lease has ended, A takes over what it held")
             elif not shown and now - moved_at > 0.3 and self._value(OF_OTHERS) == 0:
                 shown = True
-                _say(self._console, "only what B held is left; until its lease of 10 s ends, two other things:")
+                _say(self._console, f"only what B held is left; until its lease of {workflows.LEASE:g} s ends, two other things:")
                 await self._signals(client)
                 self._sleeper()
         if not shown:
@@ -273,8 +273,8 @@ class Show:
             self._wrong.append(f"{PLAIN - done} workflows without steps")
         _say(
             self._console,
-            f"throughput: {PLAIN:,} workflows without activities in {took:.2f} s on the one worker left: "
-            f"[bold]{PLAIN / took:,.0f} a second[/] (started at {PLAIN / started:,.0f} a second)\n",
+            f"throughput: {PLAIN:,} workflows without activities in {took:.2f} s on the one worker left, "
+            f"[bold]{PLAIN / took:,.0f} a second[/]\n(of which {started:.2f} s passed until they were started)\n",
         )
 
     # ------------------------------------------------------------------------------------ report --
