@@ -14,6 +14,8 @@ from .engine import TaskEnd
 from .executor import Execution
 from .runs import Run
 
+LIVES = 6  # lease times that an activity has to live to be no suspect; `has_lived` in tend.sql
+
 
 class Held:
     """The state that the parts of one incarnation's turn loop share."""
@@ -37,7 +39,8 @@ class Held:
         self.claiming = True
         self.stopping = False
         self.suspects_allowed = 1
-        self.suspects_held: dict[int, float] = {}  # since when (monotonic)
+        self.suspects_held: dict[int, float] = {}  # runs: since when (monotonic)
+        self.suspect_tasks: dict[tuple[int, int], float] = {}  # the same of tasks
         self._timers: list[tuple[int, int]] = []  # (due, run id)
         self._clock = (0, 0.0)  # engine's µs, and the monotonic clock when it was told
 
@@ -108,9 +111,19 @@ class Held:
             if self.cache_size is not None or self.stopping:
                 self.wake()
 
+    @property
+    def suspects(self) -> int:
+        """How many it holds: runs and tasks."""
+        return len(self.suspects_held) + sum(1 for key in self.suspect_tasks if key in self.tasks)
+
     def acquit(self) -> None:
         """Suspects that have been here for a lease time, and this worker lives: they are none any more, once the engine
-        has accepted that (see the sweep in tend.sql). A call may take days, and others wait for its place."""
+        has accepted that (see the sweep in tend.sql). A call may take days, and others wait for its place. Of tasks the
+        engine sees by itself how long they have lived."""
+        before = time.monotonic() - self.lease * LIVES
+        for key, since in list(self.suspect_tasks.items()):
+            if since <= before:
+                self.clear_task(key)
         before = time.monotonic() - self.lease
         for run_id, since in self.suspects_held.items():
             run = self.runs[run_id]
@@ -122,6 +135,11 @@ class Held:
         """It is recorded that a run has got on, or has lived, after a lost lease: it is no suspect, and another may come."""
         run.lost = 0
         if self.suspects_held.pop(run.run_id, None) is not None:
+            self.suspects_allowed = min(self.suspects_allowed * 2, 1000)
+
+    def clear_task(self, key: tuple[int, int]) -> None:
+        """An attempt has ended, or has lived for long: if it was a suspect's, another may come."""
+        if self.suspect_tasks.pop(key, None) is not None:
             self.suspects_allowed = min(self.suspects_allowed * 2, 1000)
 
     def drop(self, run: Run) -> None:

@@ -34,7 +34,7 @@ class Sealer:
         held = self._held
         self._work.spill()
         self._cool()
-        if held.suspects_held:
+        if held.suspects_held or held.suspect_tasks:
             held.acquit()
         parcels: list[Parcel] = []
         size = 0

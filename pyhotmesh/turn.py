@@ -261,7 +261,7 @@ class TurnLoop:
             [] if quiet and asleep == self._asleep and takes else queues,
             0 if careful else max(0, min(CLAIM, free)),
             0 if careful or not held.claiming else max(0, self.work.executor.free - coming),
-            max(0, held.suspects_allowed - len(held.suspects_held) - coming),
+            max(0, held.suspects_allowed - held.suspects - coming),
             self._due_floor(),
             None if careful else self._after,
             asleep if news else None,

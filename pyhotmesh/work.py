@@ -157,7 +157,7 @@ class Work:
 
     def take_task(self, row: tuple[Any, ...]) -> None:
         """A leased activity task."""
-        _, run_id, _, _, attempt, command, queue_id, _, name, workflow_id, input, encoded, details = row
+        _, run_id, _, lost, attempt, command, queue_id, _, name, workflow_id, input, encoded, details = row
         options = _decode(encoded)
         definition = self._activities.get(name)
         if definition is None:
@@ -180,6 +180,9 @@ class Work:
         )
         execution.tasked = True
         self._held.tasks[run_id, command] = execution
+        self._held.suspect_tasks.pop((run_id, command), None)
+        if lost >= 2:
+            self._held.suspect_tasks[run_id, command] = time.monotonic()
         self.executor.submit(execution)
 
     def _end(self, end: TaskEnd) -> None:
@@ -246,6 +249,7 @@ class Work:
 
     def _task_done(self, execution: Execution, kind: int, payload: bytes, error: BaseException | None) -> None:
         self._held.tasks.pop((execution.run_id, execution.command), None)
+        self._held.clear_task((execution.run_id, execution.command))
         due: int | None = None
         if kind == ACTIVITY_FAILED:
             delay = execution.options.retry.delay(execution.attempt, error)

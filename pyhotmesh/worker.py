@@ -24,7 +24,7 @@ from .durations import parse as parse_duration
 from .errors import SchemaVersionError
 from .heartbeat import Heartbeat
 from .interrupts import is_ctrl_c
-from .recovery import LeaseEnded
+from .recovery import LeaseEnded, first_line
 from .turn import TurnLoop
 
 log = logging.getLogger("pyhotmesh.worker")
@@ -119,12 +119,12 @@ class Worker:
         if self._gc_threshold is not None and gc.get_threshold()[0] < self._gc_threshold:
             gc.set_threshold(self._gc_threshold, 50, 100)
         self._listener = Listener(self._listen_dsn, self._heard)
-        delay = 0.1
+        delay, said = 0.1, ""
         try:
             while not self._stopping:
                 try:
                     await self._incarnation(loop)
-                    delay = 0.1
+                    delay, said = 0.1, ""
                 except LeaseEnded:
                     log.warning("worker %s lost its lease; registering anew", self.name)
                 except (psycopg.Error, OSError) as error:
@@ -132,7 +132,8 @@ class Worker:
                         raise translate(error) from error
                     if not self._ready.is_set() and (refused := refusal(error)):
                         raise refused from error
-                    log.warning("no connection (%s); trying again", str(error).strip().splitlines()[0])
+                    if said != (said := first_line(error)):
+                        log.warning("no connection (%s); trying again", said)
                     await asyncio.sleep(delay)
                     delay = min(delay * 2, 5.0)
         finally:

@@ -106,7 +106,7 @@ def execute_activity(
     """Asks for an activity; await the result, or raises ``ActivityError`` (``.cause``).
 
     ``start_to_close_timeout`` bounds one attempt, ``schedule_to_close_timeout`` all of them together;
-    ``heartbeat_timeout`` is how long it may be silent. ``task_queue``: of another worker.
+    ``heartbeat_timeout`` is how long it may be silent while its worker is not. ``task_queue``: of another worker.
     """
     instance = _instance()
     name = activity.name_of(fn) if callable(fn) else payloads.check_name(fn, "activity")

@@ -56,12 +56,17 @@ begin
   return v_runs;
 end $$;
 
--- Tasks of closed runs are void: they are removed here, when they come up.
+-- Tasks of closed runs are void: they are removed here, when they come up. Suspects (see sweep) come after the
+-- others, and no more than p_suspects together with those among the runs that this turn has claimed.
 create or replace function hotmesh_engine.claim_tasks(
-  p_worker bigint, p_queues int[], p_free int, p_now timestamptz,
+  p_worker bigint, p_queues int[], p_free int, p_suspects int, p_claimed bigint[], p_now timestamptz,
   out r_run bigint[], out r_command int[]
 )
 language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+declare
+  v_left    int;
+  v_run     bigint[];
+  v_command int[];
 begin
   if not exists (select from hotmesh_engine.activity_task
                   where queue_id = any (p_queues) and holder is null and due_at <= p_now) then
@@ -72,7 +77,7 @@ begin
       from unnest(p_queues) q(queue_id)
      cross join lateral (
        select ctid, run_id from hotmesh_engine.activity_task t
-        where t.queue_id = q.queue_id and t.holder is null and t.due_at <= p_now
+        where t.queue_id = q.queue_id and t.holder is null and t.due_at <= p_now and t.lost < 2
         order by t.due_at, t.run_id, t.command
         limit p_free for update skip locked) t
      limit p_free
@@ -80,10 +85,38 @@ begin
     delete from hotmesh_engine.activity_task where ctid = any (array(select ctid from c where not open))
   ), u as (
     update hotmesh_engine.activity_task
-       set holder = p_worker, attempt = attempt + 1, heartbeat_by = clock_timestamp() + heartbeat_timeout
+       set holder = p_worker, attempt = attempt + 1, claimed_at = clock_timestamp(),
+           heartbeat_by = clock_timestamp() + heartbeat_timeout
      where ctid = any (array(select ctid from c where open))
     returning run_id, command)
   select array_agg(run_id), array_agg(command) into r_run, r_command from u;
+
+  if p_suspects > 0 and exists (select from hotmesh_engine.activity_task
+                                 where queue_id = any (p_queues) and holder is null and lost >= 2 and due_at <= p_now) then
+    select least(p_suspects - count(*), p_free - coalesce(cardinality(r_run), 0)) into v_left
+      from hotmesh_engine.live where run_id = any (p_claimed) and lost >= 2;
+    if v_left <= 0 then return; end if;
+    with c as materialized (
+      select t.ctid, exists (select from hotmesh_engine.live l where l.run_id = t.run_id offset 0) as open
+        from unnest(p_queues) q(queue_id)
+       cross join lateral (
+         select ctid, run_id from hotmesh_engine.activity_task t
+          where t.queue_id = q.queue_id and t.holder is null and t.due_at <= p_now and t.lost >= 2
+          order by t.due_at, t.run_id, t.command
+          limit v_left for update skip locked) t
+       limit v_left
+    ), void as (
+      delete from hotmesh_engine.activity_task where ctid = any (array(select ctid from c where not open))
+    ), u as (
+      update hotmesh_engine.activity_task
+         set holder = p_worker, attempt = attempt + 1, claimed_at = clock_timestamp(),
+             heartbeat_by = clock_timestamp() + heartbeat_timeout
+       where ctid = any (array(select ctid from c where open))
+      returning run_id, command)
+    select array_agg(run_id), array_agg(command) into v_run, v_command from u;
+    r_run := r_run || v_run;
+    r_command := r_command || v_command;
+  end if;
 end $$;
 
 -- Milliseconds until the next run or task of these queues comes due, if that is within a second: the

@@ -123,6 +123,12 @@ language sql volatile set search_path = pg_catalog, pg_temp as $$
      and not exists (select from hotmesh_engine.inbox i where i.run_id = w.run_id and i.command = w.command)
      and not exists (select from hotmesh_engine.undelivered u where u.run_id = w.run_id and u.command = w.command)
   union all
+  select 'an activity is set aside and its run has no trouble', t.run_id, format('command %s: %s', t.command, t.activity)
+    from hotmesh_engine.activity_task t
+   where t.due_at = 'infinity'
+     and exists (select from hotmesh_engine.live l where l.run_id = t.run_id)
+     and not exists (select from hotmesh_engine.trouble x where x.run_id = t.run_id)
+  union all
   select 'an activity is of no queue', t.run_id, format('command %s: %s', t.command, t.activity)
     from hotmesh_engine.activity_task t
    where not exists (select from hotmesh_engine.queue q where q.queue_id = t.queue_id)

@@ -229,10 +229,16 @@ create table hotmesh_engine.activity_task (
   options            json        not null,       -- retry policy and timeouts, read by the worker
   details            json,                       -- of the last heartbeat
   last_failure       json,
+  lost               smallint    not null default 0,   -- holders lost in a row; from 2 on a suspect
+  strikes            smallint    not null default 0,   -- workers that died while it was their one suspect
+  claimed_at         timestamptz,                -- by its last holder; server's clock
   primary key (run_id, command)
 );
 create index activity_ready on hotmesh_engine.activity_task (queue_id, due_at, run_id, command)
   where holder is null;
+create index activity_suspect on hotmesh_engine.activity_task (queue_id, due_at, run_id, command)
+  where holder is null and lost >= 2;
+create index activity_aside on hotmesh_engine.activity_task (scheduled_at) where due_at = 'infinity';
 create index activity_holder on hotmesh_engine.activity_task (holder) where holder is not null;
 create index activity_deadline on hotmesh_engine.activity_task (deadline) where deadline is not null;
 create index activity_heartbeat on hotmesh_engine.activity_task (heartbeat_by)
@@ -250,9 +256,10 @@ create table hotmesh_engine.worker (
   beat_at     timestamptz not null,
   contact_at  timestamptz not null,         -- unbroken contact since
   lease       interval    not null,
-  suspect     bigint,                            -- the one suspect that it held when it died
+  suspect     bigint,                            -- the one suspect that it held when it died: a run,
   dead        boolean     not null default false,
-  version     text        not null
+  version     text        not null,
+  suspect_command  int                           -- or this activity of it
 ) with (fillfactor = 50);
 
 -- Hints, lost in a crash without harm: who sleeps, and who waits for which run.

@@ -34,8 +34,8 @@
 --   2 its journal: run, seq, num = kind, command, at, payload, extra = commands
 --   3 message: run, id, num = kind, command, payload
 --   4 rejected run   5 lease gone   6 the leased run has an activity task: run, command
---   7 leased task: run, command, num = attempt, queue, at = scheduled, key = workflow id,
---     name = activity, payload = input, extra = options, details = last heartbeat
+--   7 leased task: run, command, seq = holders lost, num = attempt, queue, at = scheduled,
+--     key = workflow id, name = activity, payload = input, extra = options, details = last heartbeat
 
 create or replace function hotmesh_engine.turn(
   p_worker           bigint,
@@ -183,7 +183,7 @@ begin
       update hotmesh_engine.live set lost = 0, strikes = 0
        where run_id = any (p_cleared) and run_id <> all (v_rejected);
       delete from hotmesh_engine.trouble
-       where run_id = any (p_cleared) and run_id <> all (v_rejected);
+       where run_id = any (p_cleared) and run_id <> all (v_rejected) and not quarantined;   -- an activity of it may be
     end if;
 
     -- 3. commands -------------------------------------------------------------------------------
@@ -304,7 +304,8 @@ begin
     v_claimed := hotmesh_engine.claim_runs(p_worker, p_queues, p_free_runs, p_free_suspects, v_now, p_due_floor);
   end if;
   if p_free_activities > 0 then
-    select r_run, r_command into v_task_run, v_task_cmd from hotmesh_engine.claim_tasks(p_worker, p_queues, p_free_activities, v_now);
+    select r_run, r_command into v_task_run, v_task_cmd
+      from hotmesh_engine.claim_tasks(p_worker, p_queues, p_free_activities, p_free_suspects, v_claimed, v_now);
   end if;
 
   -- 7. answer -----------------------------------------------------------------------------------
@@ -415,7 +416,7 @@ returns setof hotmesh_engine.turn_row
 language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 begin
   return query
-  select 7::smallint, t.run_id, null::bigint, null::int, t.attempt, t.command, t.queue_id,
+  select 7::smallint, t.run_id, null::bigint, t.lost::int, t.attempt, t.command, t.queue_id,
          hotmesh_engine.epoch(t.scheduled_at), t.activity, r.workflow_id, t.input::text, t.options::text, t.details::text
     from unnest(p_run, p_command) u(run, command) cross join lateral (
       select * from hotmesh_engine.activity_task t where t.run_id = u.run and t.command = u.command offset 0) t

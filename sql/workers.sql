@@ -173,8 +173,9 @@ end $$;
 create or replace function hotmesh_engine.resume(p_run bigint) returns boolean
 language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 declare
-  v_now   timestamptz := hotmesh.now();
-  v_queue int;
+  v_now    timestamptz := hotmesh.now();
+  v_queue  int;
+  v_queues int[];
 begin
   if not exists (select from hotmesh_engine.trouble where run_id = p_run) then return false; end if;
   perform from hotmesh_engine.live where run_id = p_run and holder is null for update;
@@ -182,10 +183,14 @@ begin
   if not found then return false; end if;
   update hotmesh_engine.live set due_at = v_now, lost = 0, strikes = 0 where run_id = p_run and holder is null
   returning queue_id into v_queue;
-  update hotmesh_engine.activity_task set due_at = v_now where run_id = p_run and holder is null and due_at = 'infinity';
+  with t as (
+    update hotmesh_engine.activity_task set due_at = v_now, lost = 0, strikes = 0
+     where run_id = p_run and holder is null and due_at = 'infinity' returning queue_id)
+  select array_agg(queue_id) into v_queues from t;
   perform hotmesh_engine.redeliver(null, null, p_run);
-  if v_queue is not null then
-    perform hotmesh_engine.wake_queues(array[v_queue], 1);
+  v_queues := array_remove(v_queues || v_queue, null);
+  if cardinality(v_queues) > 0 then
+    perform hotmesh_engine.wake_queues(v_queues, cardinality(v_queues));
   end if;
   return true;
 end $$;

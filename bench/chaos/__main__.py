@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 import tempfile
 import time
@@ -32,8 +33,10 @@ def rounds(workflows: int, kills: int, stops: int, restarts: int, share: float) 
         return run
 
     async def cut(server: EmbeddedServer, directory: Path) -> Report:
+        sides = itertools.cycle((BEFORE, AFTER))
+
         def decide(turn: int) -> str | None:
-            return random.choice((BEFORE, AFTER)) if random.random() < share else None
+            return next(sides) if random.random() < share else None
 
         async with Proxy(server.dsn, decide) as proxy:
             report = await torment(server.dsn, directory, workflows=workflows, worker_dsn=proxy.dsn, lease=60.0, limit=600)
@@ -60,7 +63,7 @@ def rounds(workflows: int, kills: int, stops: int, restarts: int, share: float) 
 @click.option("--kills", default=20, show_default=True, help="SIGKILLs in a round of kills.")
 @click.option("--stops", default=8, show_default=True, help="SIGSTOPs past the lease in a round of stops.")
 @click.option("--restarts", default=6, show_default=True, help="Restarts of the server in a round of those.")
-@click.option("--share", default=0.1, show_default=True, help="Share of the turns that a round of cuts loses.")
+@click.option("--share", default=0.3, show_default=True, help="Share of the turns that a round of cuts loses.")
 @click.option("--seed", type=int, help="Of the random choices; the timing stays the machine's.")
 def main(only: str, times: int, workflows: int, kills: int, stops: int, restarts: int, share: float, seed: int | None) -> None:
     seed = seed if seed is not None else random.randrange(10**6)

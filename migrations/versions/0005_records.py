@@ -71,11 +71,20 @@ create table hotmesh_engine.stand_in (
 
 drop index hotmesh_engine.run_identity;
 create index run_identity on hotmesh_engine.run (namespace_id, workflow_id, (run_id + 0));
+
+alter table hotmesh_engine.activity_task
+  add column lost smallint not null default 0,
+  add column strikes smallint not null default 0,
+  add column claimed_at timestamptz;
+create index activity_suspect on hotmesh_engine.activity_task (queue_id, due_at, run_id, command)
+  where holder is null and lost >= 2;
+create index activity_aside on hotmesh_engine.activity_task (scheduled_at) where due_at = 'infinity';
+alter table hotmesh_engine.worker add column suspect_command int;
 """
 
 # The last arguments of `turn` are new, and what the others return.
 _REPLACED = """\
-drop function hotmesh_engine.close_runs, hotmesh_engine.wake_clients;
+drop function hotmesh_engine.close_runs, hotmesh_engine.wake_clients, hotmesh_engine.claim_tasks;
 drop function hotmesh_engine.turn(
 bigint, int[], int, int, int, timestamptz, bigint, boolean, bigint[], bigint[], int[], int[],
 smallint[], timestamptz[], json[], bigint[], bigint[], int[], smallint[], int[], timestamptz[],
@@ -94,6 +103,10 @@ drop schema hotmesh_data cascade;
 drop view hotmesh.records, hotmesh.record_changes;
 drop table hotmesh_engine.record;
 drop function hotmesh_engine.turn, hotmesh_engine.close_runs, hotmesh_engine.wake_clients;
+drop function hotmesh_engine.claim_tasks, hotmesh_engine.has_lived;
+drop index hotmesh_engine.activity_suspect, hotmesh_engine.activity_aside;
+alter table hotmesh_engine.activity_task drop column lost, drop column strikes, drop column claimed_at;
+alter table hotmesh_engine.worker drop column suspect_command;
 drop function hotmesh_engine.close_run, hotmesh_engine.wake_client, hotmesh_engine.tell_run,
 hotmesh_engine.interrupt_run, hotmesh.interrupt, hotmesh.cancel;
 drop function

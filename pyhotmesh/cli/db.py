@@ -57,18 +57,23 @@ def current(dsn: str | None) -> None:
 def check(dsn: str | None) -> None:
     """Compare the schema with the one that this version expects.
 
-    Exit code 0 if they are the same, 1 with a diff if not, 2 if there is no connection.
+    Exit code 0 if they are the same, 1 with a diff, or with what to do, if not, 2 if there is no connection.
     """
     with failures():
-        differences = migrate.check(dsn)
+        revision, newest = migrate.current(dsn), migrate.head()
+        differences = migrate.check(dsn) if revision == newest else []
+    if revision != newest:
+        found = f"The schema is of revision {revision}" if revision else "There is no schema here"
+        cure = "install a newer pyhotmesh" if revision and revision > newest else "hotmesh db upgrade"
+        click.echo(f"{found}; revision {newest} is expected: {cure}", err=True)
+        sys.exit(1)
     if not differences:
         click.echo("The schema is as it should be.")
         return
     for line in differences:
         click.secho(line, fg="red" if line[0] == "-" else "green")
     click.echo(
-        f"{len(differences)} lines differ: - is expected, + is there. `hotmesh db upgrade` brings an old "
-        "schema up to date; what was changed by hand must be changed back by hand.",
+        f"{len(differences)} lines differ: - is expected, + is there. What was changed by hand must be changed back by hand.",
         err=True,
     )
     sys.exit(1)

@@ -196,7 +196,7 @@ def _print_workflow(shown: dict[str, Any]) -> None:
     console.print(output.status(about["status"]), f" {about['workflow_id']}", style="bold", markup=False)
     for name, value in about.items():
         if value is not None and name not in ("workflow_id", "status", "namespace"):
-            text = failure(value) if name == "error" else output.short(value, 100)
+            text = failure(value) if name == "error" else value if name == "trouble" else output.short(value, 100)
             console.print(f"  {name.replace('_', ' '):<14} {text}", markup=False)
     for part, columns in (("waiting", _WAITING), ("activities", _ACTIVITIES)):
         if shown[part]:

@@ -16,6 +16,8 @@ from .. import activity
 from ..connection import conninfo
 
 WORKER = "HOTMESH_DEMO_WORKER"  # environment variable: the name of this process
+# What is logged need not outlive a crash of the server: no waiting for its disk, which the engine is using.
+LOGGED = {"autocommit": True, "options": "-c synchronous_commit=off"}
 
 _pool: AsyncConnectionPool | None = None
 
@@ -51,7 +53,7 @@ async def _say(text: str) -> str:
 async def _connections() -> AsyncConnectionPool:
     global _pool
     if _pool is None:
-        pool = AsyncConnectionPool(conninfo(None), open=False, min_size=1, max_size=4, kwargs={"autocommit": True})
+        pool = AsyncConnectionPool(conninfo(None), open=False, min_size=1, max_size=4, kwargs=LOGGED)
         _pool = pool
         await pool.open()
     return _pool

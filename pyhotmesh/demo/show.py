@@ -25,6 +25,7 @@ from . import activities, workflows
 
 QUEUE = "demo"
 PATIENCE = 60.0  # seconds until the demonstration gives up
+PROMISED = 30.0  # seconds that it takes at most, on a machine with nothing else to do
 PLAIN = 5000  # workflows of the last part
 
 TABLE = """
@@ -42,18 +43,23 @@ WHO = (
     "  from hotmesh.workers w join demo_log l on l.worker = w.name group by 1, 2 order by 1"
 )
 RECORDED = "select event, count(*) from hotmesh.history\n where event like 'activity%' group by 1"
+OF_OTHERS = """
+select count(*) from hotmesh.workflows f, (select worker_id from hotmesh.workers where name = 'B') b
+ where f.workflow_type = 'example' and f.closed_at is null and f.worker_id is distinct from b.worker_id
+   and not exists (select from hotmesh.activities a where a.run_id = f.run_id and a.worker_id = b.worker_id)
+"""
 OPEN = "select workflow_id, status, due_at from hotmesh.workflows\n where closed_at is null order by 1"
 
 
 def run(count: int) -> int:
     """Runs it all with so many greetings and prints what happens; the exit code."""
     console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+    began = time.perf_counter()
     before = signal.signal(signal.SIGTERM, _end)  # so that workers and server go as after Ctrl-C
     # A shell starts what a script leaves in the background with SIGINT ignored; `_end` needs it.
     interrupt = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         console.print("[bold]pyhotmesh[/]: durable workflows on PostgreSQL\n")
-        began = time.perf_counter()
         with EmbeddedServer() as server:
             migrate.upgrade(server.dsn)
             with psycopg.connect(server.dsn, autocommit=True) as conn:
@@ -64,6 +70,7 @@ def run(count: int) -> int:
                 with Workers(server.dsn, ("A", "B")) as workers:
                     right = asyncio.run(Show(console, server.dsn, conn, workers, count).play())
         console.print(f"\n{'[green]All results are right.' if right else '[bold red]Not all results are right.'}[/]")
+        console.print(_took(time.perf_counter() - began))
         return 0 if right else 1
     except KeyboardInterrupt:
         console.print("\ninterrupted")
@@ -71,6 +78,14 @@ def run(count: int) -> int:
     finally:
         signal.signal(signal.SIGTERM, before)
         signal.signal(signal.SIGINT, interrupt)
+
+
+def _took(seconds: float) -> str:
+    """How long it all took: a promise too, but not one that a busy machine keeps."""
+    said = f"The demonstration took {seconds:.1f} s"
+    if seconds <= PROMISED:
+        return f"{said}."
+    return f"{said}, more than the {PROMISED:.0f} s that it takes at most on a machine with nothing else to do."
 
 
 def _end(number: int, frame: FrameType | None) -> None:
@@ -197,9 +212,6 @@ class Show:
             await asyncio.sleep(0.05)
             now = time.monotonic()
             if self._done != last:
-                if shown and not resumed and killed_at is not None:
-                    resumed = True
-                    _say(self._console, f"{now - killed_at:.1f} s after the kill: its lease has ended, A takes over what it held")
                 last, moved_at = self._done, now
             advance(self._done)
             if killed_at is None and self._done >= self._count * 0.4:
@@ -210,9 +222,14 @@ class Show:
                 self._workers.kill("B")
                 killed_at = now
                 _say(self._console, f"[bold red]SIGKILL[/] for worker B, which held {held}. A goes on")
-            elif killed_at is not None and not shown and now - moved_at > 1.0:
+            elif killed_at is None or resumed:
+                continue
+            elif self._value("select status from hotmesh.workers where name = 'B'") == "dead":
+                resumed = True
+                _say(self._console, f"{now - killed_at:.1f} s after the kill: its lease has ended, A takes over what it held")
+            elif not shown and now - moved_at > 0.3 and self._value(OF_OTHERS) == 0:
                 shown = True
-                _say(self._console, "only what B held is left; until its lease of 10 s ends, two other things:")
+                _say(self._console, f"only what B held is left; until its lease of {workflows.LEASE:g} s ends, two other things:")
                 await self._signals(client)
                 self._sleeper()
         if not shown:
@@ -256,8 +273,8 @@ class Show:
             self._wrong.append(f"{PLAIN - done} workflows without steps")
         _say(
             self._console,
-            f"throughput: {PLAIN:,} workflows without activities in {took:.2f} s on the one worker left: "
-            f"[bold]{PLAIN / took:,.0f} a second[/] (started at {PLAIN / started:,.0f} a second)\n",
+            f"throughput: {PLAIN:,} workflows without activities in {took:.2f} s on the one worker left, "
+            f"[bold]{PLAIN / took:,.0f} a second[/]\n(of which {started:.2f} s passed until they were started)\n",
         )
 
     # ------------------------------------------------------------------------------------ report --

@@ -9,6 +9,8 @@ from typing import Any
 from .. import RetryPolicy, Worker, workflow
 from . import activities
 
+LEASE = 5.0  # seconds, half of what workers have by default: who watches has to wait for it
+
 acts = workflow.proxy_activities(activities, retry_policy=RetryPolicy(initial_interval=0.1, maximum_interval=0.5))
 
 
@@ -46,4 +48,5 @@ def worker() -> Worker:
         activities=[activities.greet, activities.saludar],
         max_concurrent_runs=100,
         max_concurrent_activities=40,
+        lease=LEASE,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from tests.cli.command import HotMesh, read_until
@@ -55,6 +56,14 @@ def test_a_failure_is_told(served: HotMesh) -> None:
     assert shown["workflow"]["status"] == "failed"
     assert [row["event"] for row in shown["history"]] == ["started", "activity_failed", "failed"]
     assert "activity unlucky" in served("workflow", "show", "f")
+
+
+def test_the_reason_of_a_trouble_is_shown_to_its_end(hotmesh: HotMesh, dsn: str) -> None:
+    hotmesh("workflow", "start", "nobody's", "--id", "w")
+    reason = "because of this, and that, " * 5 + "and so on to the end"
+    with psycopg.connect(dsn) as conn:
+        conn.execute("select hotmesh_engine.quarantine(run_id, 'HM028', %s, hotmesh.now()) from hotmesh_engine.live", (reason,))
+    assert reason in " ".join(hotmesh("workflow", "show", "w").split())
 
 
 def test_list(hotmesh: HotMesh) -> None:

@@ -158,7 +158,7 @@ def test_check_finds_nothing_in_a_fresh_database(dsn: str) -> None:
         ),
         ("drop view hotmesh.workers", "-view hotmesh.workers"),
         ("create or replace view hotmesh.stray as select 1 as one", "+column hotmesh.stray.one integer"),
-        ("update hotmesh_migration.version set version_num = '0000'", "+revision 0000"),
+        ("update hotmesh_migration.version set version_num = '0000'", "The schema is of revision 0000"),
         (
             "create or replace function hotmesh.now() returns timestamptz language sql volatile "
             "parallel safe set search_path = pg_catalog, pg_temp as $$ select clock_timestamp() $$",
@@ -172,6 +172,18 @@ def test_check_finds_what_was_changed_by_hand(dsn: str, change: str, shown: str)
     done = run("check", "--dsn", dsn)
     assert done.exit_code == 1
     assert any(line.startswith(shown) for line in done.output.splitlines()), done.output
+
+
+def test_check_says_what_to_do_about_a_schema_that_is_not_there_or_old(empty_dsn: str) -> None:
+    done = run("check", "--dsn", empty_dsn)
+    assert (done.exit_code, done.output) == (
+        1,
+        f"There is no schema here; revision {migrate.head()} is expected: hotmesh db upgrade\n",
+    )
+    migrate.upgrade(empty_dsn, "0001")
+    done = run("check", "--dsn", empty_dsn)
+    assert done.exit_code == 1
+    assert done.output == f"The schema is of revision 0001; revision {migrate.head()} is expected: hotmesh db upgrade\n"
 
 
 def test_commands_without_a_connection_say_so() -> None:

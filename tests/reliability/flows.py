@@ -103,6 +103,15 @@ async def deadly(directory: str, kills: int, fails: int = 0) -> int:
     return attempt
 
 
+async def deadly_in_time(directory: str, seconds: float) -> None:
+    """Kills its process after a while, each time."""
+    with Path(directory, "attempts").open("a") as file:
+        file.write(f"{activity.info().attempt}\n")
+    if not Path(directory, "mended").exists():
+        await asyncio.sleep(seconds)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
 async def silent_once() -> Any:
     """Reports its progress, then is silent for ever; the next attempt takes over."""
     if activity.info().attempt == 1:
@@ -401,7 +410,8 @@ async def doomed() -> Any:
 
 ACTIVITIES = [
     echo, double, who, sleeps_a_little, fails, never_again, divides, third_time, later_by_its_own_wish, endless,
-    tells_its_end, endless_in_thread, held, deadly, silent_once, always_silent, beats, blocks_the_loop, blocks_until, effect,
+    tells_its_end, endless_in_thread, held, deadly, deadly_in_time, silent_once, always_silent, beats, blocks_the_loop,
+    blocks_until, effect,
 ]  # fmt: skip
 WORKFLOWS = [
     shout, chain, chain_then_signal, fan, pids, sleepers, fan_then_signal, first_failure, listen, collate, two_gathers, gives_up,

@@ -83,6 +83,17 @@ def test_the_first_to_come_back_waits_for_the_others(db: Database) -> None:
     assert two.is_dead
 
 
+def test_who_has_not_been_heard_of_judges_nobody(db: Database) -> None:
+    """The server itself stood still for a while, with a sweep on its way: all are silent by its clock, the sweeper too."""
+    one, two = Hand(db, 1), Hand(db, 2)
+    for worker in (one, two):
+        worker.is_old()
+        worker.falls_silent()
+    one.sweep()
+    assert not two.is_dead
+    assert not one.is_dead
+
+
 async def test_what_an_interrupted_run_does_is_stopped_at_once(dsn: str, db: Database, tmp_path: Path) -> None:
     """Its worker is told; it need not find out with its next heartbeat, which here is 15 s away."""
     end = tmp_path / "end"

@@ -28,7 +28,7 @@ async def test_it_waits_for_a_worker_of_that_queue(dsn: str, db: Database) -> No
 
 
 async def test_a_wide_fan_out_is_shared_by_two_workers(dsn: str, db: Database) -> None:
-    """Each takes ten activities at a time; what the holder has no place for, the other does."""
+    """The holder takes four activities at a time; what it has no place for, the other does."""
     async with Client(dsn) as client, serve(client, max_concurrent_activities=4):
         with spawn(dsn) as other:
             await until(lambda: other.registered(db.conn), "both serve")

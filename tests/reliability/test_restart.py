@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import signal
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from bench.chaos.torment import torment
 from pyhotmesh import Client, migrate
 from pyhotmesh.embedded import EmbeddedServer
 from tests.reliability.flows import listen
-from tests.reliability.kit import Database, spawn, until
+from tests.reliability.kit import Database, serve, spawn, until
 
 
 @pytest.mark.limit(100)
@@ -26,6 +28,19 @@ async def test_work_goes_on_after_a_restart(own_server: EmbeddedServer, tmp_path
     # Two workers, two restarts: each says at most that the database is away, for its turns, its
     # listener and a statement in between, not once a try.
     assert report.log_lines <= 12
+
+
+async def test_a_worker_says_once_that_there_is_no_database(caplog: pytest.LogCaptureFixture) -> None:
+    worker = serve("host=127.0.0.1 port=1 dbname=nothing")
+    running = asyncio.create_task(worker.run())
+    with caplog.at_level(logging.DEBUG, "pyhotmesh.worker"):
+        await asyncio.sleep(1.0)  # three attempts: it waits for 0.1, 0.2, 0.4, ... seconds
+    running.cancel()
+    said = [record.message for record in caplog.records if "no connection" in record.message]
+    assert len(said) == 1, said
+    assert "trying again" in said[0]
+    with pytest.raises(asyncio.CancelledError):
+        await running
 
 
 @pytest.mark.limit(60)

@@ -6,6 +6,9 @@
 --        ▲                                                │
 --        └── again at due · handed back (attempt - 1) · lease or heartbeat lost ◄──┘
 --
+-- One whose holders die again and again is a suspect, and may be quarantined: see sweep in tend.sql. An attempt that
+-- ends, well or not, clears it.
+--
 -- Locks: rows of ended tasks, sorted by (run, command); the caller's `live` locks come before.
 
 create or replace function hotmesh_engine.add_tasks(
@@ -31,11 +34,12 @@ begin
   ), ins as (
     insert into hotmesh_engine.activity_task
       (run_id, command, queue_id, activity, input, options, attempt, holder, due_at, scheduled_at, deadline,
-       heartbeat_timeout, heartbeat_by, last_failure)
+       heartbeat_timeout, heartbeat_by, last_failure, claimed_at)
     select t.run, t.command, coalesce(q.queue_id, t.own), t.activity, t.input, t.options, t.attempt,
            case when t.held then p_worker end, coalesce(t.due, p_now), p_now, t.deadline,
            t.heartbeat * interval '1 second',
-           case when t.held then clock_timestamp() + t.heartbeat * interval '1 second' end, t.failure
+           case when t.held then clock_timestamp() + t.heartbeat * interval '1 second' end, t.failure,
+           case when t.held then clock_timestamp() end
       from t left join q on q.namespace_id = t.namespace_id and q.queue = t.queue
     returning queue_id, holder, due_at)
   select array_agg(queue_id) into v_queues from ins where holder is null and due_at <= p_now;
@@ -96,6 +100,7 @@ begin
   update hotmesh_engine.activity_task t
      set holder = null, heartbeat_by = null, due_at = coalesce(d.due, p_now),
          attempt = t.attempt - (d.kind = 9)::int,
+         lost = case d.kind when 0 then 0 else t.lost end, strikes = case d.kind when 0 then 0 else t.strikes end,
          last_failure = case d.kind when 0 then d.payload else t.last_failure end
     from unnest(d_run, d_command, d_kind, d_payload, d_due) d(run, command, kind, payload, due)
     join unnest(v_run, v_command) v(run, command) using (run, command)

@@ -14,6 +14,12 @@
 -- a turn: when it records a result, parks or closes, or when it has been held for a lease time, since a call may
 -- take days and records nothing before it ends. A killer that needs longer than that is thus never quarantined, but
 -- leaves its workers, and what they hold, a lease time to get on in.
+-- So it is with an activity that has a row: it is cleared when an attempt has ended, and a loss counts for the first only
+-- if it had been with its worker for six lease times. Both are one kind to a worker, which takes one at a time of them; a
+-- run beside an activity of its own that is suspected counts for nothing.
+-- Locks: `worker` rows, `live` rows, `activity_task` rows, all SKIP LOCKED; then `trouble` rows of what is quarantined: of
+-- a run in trouble already, that may wait for somebody who is resuming it, and who waits for none of these.
+-- Twin: the second skips what the first has. Crash: the worker is dead or not; what it still holds is released by the next.
 -- Zombie: only a turn of the holder clears, so one that was swept is refused whole, and one whose run has
 -- moved on is rejected for that run: neither has seen how the run fares with the heir. One that was only frozen
 -- for a lease time, and not swept, clears what it has not run for so long: then two more deaths make it
@@ -29,7 +35,8 @@ declare
 begin
   set local synchronous_commit = on;
   perform from hotmesh_engine.worker
-    where worker_id = p_worker and not dead and contact_at < clock_timestamp() - lease;
+    where worker_id = p_worker and not dead and contact_at < clock_timestamp() - lease
+      and beat_at >= clock_timestamp() - lease;      -- else the server stood still while this was on its way
   if not found then return 0; end if;
 
   for v_dead in
@@ -39,14 +46,22 @@ begin
   loop
     update hotmesh_engine.worker w
        set dead = true,
-           suspect = (select case when count(*) = 1 then min(run_id) end
-                        from hotmesh_engine.live l where l.holder = v_dead and l.lost >= 2)
+           (suspect, suspect_command) = (
+             with t as materialized (
+               select t.run_id, t.command from hotmesh_engine.activity_task t
+                where t.holder = v_dead and t.lost >= 2 and not hotmesh_engine.has_lived(t.claimed_at, w.beat_at, w.lease))
+             select min(run_id), min(command)
+               from (select run_id, command from t
+                     union all
+                     select l.run_id, null from hotmesh_engine.live l
+                      where l.holder = v_dead and l.lost >= 2 and l.run_id not in (select run_id from t)) s
+             having count(*) = 1)
      where worker_id = v_dead;
     delete from hotmesh_engine.sleeper where worker_id = v_dead;
   end loop;
 
   with c as materialized (
-    select l.run_id, l.run_id is not distinct from w.suspect as struck
+    select l.run_id, l.run_id is not distinct from w.suspect and w.suspect_command is null as struck
       from hotmesh_engine.worker w cross join lateral (
         select run_id from hotmesh_engine.live l where l.holder = w.worker_id limit p_limit for update skip locked) l
      where w.dead limit p_limit
@@ -72,14 +87,29 @@ begin
   select count(*), array_agg(distinct queue_id) into v_runs, v_queues from u;
 
   with c as materialized (
-    select t.ctid
+    select t.run_id, t.command, t.lived, t.run_id is not distinct from w.suspect and t.command = w.suspect_command as struck
       from hotmesh_engine.worker w cross join lateral (
-        select ctid from hotmesh_engine.activity_task t
+        select run_id, command, hotmesh_engine.has_lived(claimed_at, w.beat_at, w.lease) as lived
+          from hotmesh_engine.activity_task t
          where t.holder = w.worker_id limit p_limit for update skip locked) t
      where w.dead limit p_limit
   ), u as (
-    update hotmesh_engine.activity_task set holder = null, heartbeat_by = null where ctid = any (array(select ctid from c))
-    returning queue_id)
+    update hotmesh_engine.activity_task t
+       set holder = null, heartbeat_by = null, lost = case when c.lived then 1 else least(t.lost + 1, 1000) end,
+           strikes = case when c.lived then 0 else t.strikes + coalesce(c.struck, false)::int end,
+           due_at = case when not c.lived and t.strikes + coalesce(c.struck, false)::int >= 5 then 'infinity' else t.due_at end
+      from c where t.run_id = any (array(select run_id from c)) and t.run_id = c.run_id and t.command = c.command
+    returning t.run_id, t.command, t.activity, t.queue_id, t.strikes
+  ), q as (
+    insert into hotmesh_engine.trouble (run_id, since, last_at, quarantined, code, message)
+    select distinct on (run_id) run_id, v_now, v_now, true, 'HM028',
+           format('five workers died while its activity %s (command %s) was the one suspect that they held; '
+                  'hotmesh.resume(workflow_id) lets it go on', activity, command)
+      from u where strikes >= 5 and exists (select from hotmesh_engine.live l where l.run_id = u.run_id offset 0)
+     order by run_id, command
+    on conflict (run_id) do update
+      set quarantined = true, last_at = excluded.last_at, code = excluded.code, message = excluded.message
+  )
   select count(*), v_queues || array_agg(distinct queue_id) into v_tasks, v_queues from u;
 
   delete from hotmesh_engine.inbox i using hotmesh_engine.worker w
@@ -89,6 +119,14 @@ begin
   end if;
   return v_runs + v_tasks;
 end $$;
+
+-- Whether an activity has been with a worker for long enough not to be what killed it: an activity may need minutes to
+-- exhaust its machine, so longer than a run.
+create or replace function hotmesh_engine.has_lived(p_claimed_at timestamptz, p_beat_at timestamptz, p_lease interval)
+returns boolean
+language sql immutable parallel safe as $$
+  select coalesce(p_beat_at - p_claimed_at >= 6 * p_lease, false)
+$$;
 
 -- Deadlines: execution timeouts of runs; schedule-to-close and heartbeat timeouts of activities. And queues for tasks
 -- that came while theirs was being made: first, as its updates may wait (for a duty of others) and nothing is locked yet.
@@ -117,7 +155,15 @@ begin
      where deadline <= v_now order by deadline limit p_limit for update skip locked
   ), gone as (
     delete from hotmesh_engine.activity_task where ctid = any (array(select ctid from c))
-    returning run_id, command
+    returning run_id, command, due_at
+  ), healed as (                         -- a quarantined activity was all the trouble of its run: it hears of the timeout
+    delete from hotmesh_engine.trouble t
+     where t.run_id = any (array(select run_id from gone where due_at = 'infinity')) and t.quarantined
+       and exists (select from hotmesh_engine.live l where l.run_id = t.run_id and l.strikes < 5 offset 0)
+       and t.code = 'HM028'
+       and not exists (select from hotmesh_engine.activity_task o
+                        where o.run_id = t.run_id and o.due_at = 'infinity'
+                          and (o.run_id, o.command) not in (select run_id, command from gone) offset 0)
   ), ins as (
     insert into hotmesh_engine.inbox (inbox_id, run_id, command, kind, payload)
     select nextval('hotmesh_engine.id'), run_id, command, 3,
@@ -131,10 +177,15 @@ begin
       array_fill(null::int, array[cardinality(v_ids)]), false, 0);
   end if;
 
-  -- A silent activity has failed this attempt; its retry policy says whether and when there is another.
+  -- A silent activity has failed this attempt; its retry policy says whether and when there is another. But only if
+  -- its worker has been heard of since: one that is away may have died with it, which is the sweep's to find out, or
+  -- could not reach this server, and then tells of its activities first.
   with c as materialized (
-    select run_id, command, attempt, options::jsonb -> 'retry' as policy from hotmesh_engine.activity_task
-     where heartbeat_by <= clock_timestamp() order by heartbeat_by limit p_limit for update skip locked
+    select t.run_id, t.command, t.attempt, t.options::jsonb -> 'retry' as policy from hotmesh_engine.activity_task t
+     where t.heartbeat_by <= clock_timestamp()
+       and exists (select from hotmesh_engine.worker w
+                    where w.worker_id = t.holder and not w.dead and w.beat_at >= t.heartbeat_by offset 0)
+     order by t.heartbeat_by limit p_limit for update skip locked
   ), gone as (
     delete from hotmesh_engine.activity_task t using c
      where t.run_id = any (array(select run_id from c)) and t.run_id = c.run_id and t.command = c.command
@@ -148,7 +199,7 @@ begin
     returning inbox_id, run_id
   ), again as (
     update hotmesh_engine.activity_task t
-       set holder = null, heartbeat_by = null,
+       set holder = null, heartbeat_by = null, lost = 0, strikes = 0,
            due_at = v_now + least((policy ->> 'initial')::float8
                                   * power((policy ->> 'coefficient')::float8, least(c.attempt, 64) - 1),
                                   coalesce((policy ->> 'maximum')::float8, 1e9)) * interval '1 second',
@@ -213,6 +264,10 @@ begin
     select ctid from hotmesh_engine.message where expires_at <= v_now limit max_runs for update skip locked));
   delete from hotmesh_engine.undelivered u
    where coalesce(u.expires_at <= v_now, not exists (select from hotmesh_engine.live l where l.run_id = u.run_id));
+  delete from hotmesh_engine.activity_task where ctid = any (array(      -- void, and due never
+    select ctid from hotmesh_engine.activity_task t
+     where t.due_at = 'infinity' and not exists (select from hotmesh_engine.live l where l.run_id = t.run_id offset 0)
+     limit max_runs for update skip locked));
   delete from hotmesh_engine.request where ctid = any (array(
     select ctid from hotmesh_engine.request where expires_at <= v_now limit max_runs for update skip locked));
   perform hotmesh_engine.prune_slots(v_now, max_runs);

@@ -40,8 +40,8 @@ comment on view hotmesh.history is
 create or replace view hotmesh.activities as
 select n.name as namespace, r.workflow_id, t.run_id, t.command, t.activity, coalesce(q.name, i.name) as task_queue, t.attempt,
        case when l.run_id is null then 'void' when t.holder is not null then 'running'
-            when t.due_at <= hotmesh.now() then 'ready' else 'backing off' end as status,
-       t.scheduled_at, t.due_at, t.deadline, t.heartbeat_by, t.holder as worker_id, t.input, t.options,
+            when t.due_at = 'infinity' then 'quarantined' when t.due_at <= hotmesh.now() then 'ready' else 'backing off' end as status,
+       t.scheduled_at, case when t.due_at < 'infinity' then t.due_at end as due_at, t.deadline, t.heartbeat_by, t.holder as worker_id, t.input, t.options,
        t.details as heartbeat_details, t.last_failure
   from hotmesh_engine.activity_task t
   join hotmesh_engine.run r on r.run_id = t.run_id
