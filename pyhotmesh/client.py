@@ -83,11 +83,11 @@ class Client:
         if idempotency_key is not None:
             payloads.check_name(idempotency_key, "idempotency_key")
         encoded = payloads.encode(payload).decode()
-        params = (self.namespace, signal_id, encoded, idempotency_key, conn is not None)
+        params = (self.namespace, signal_id, encoded, idempotency_key)
         if conn is not None:
-            await joined.execute(conn, engine.SIGNAL, params)
+            await joined.execute(conn, engine.SIGNAL, (*params, True))
             return
-        stayed = await self._value(engine.SIGNAL, params, safe=idempotency_key is not None)
+        stayed = await self._value(engine.SIGNAL_EARLY, params, safe=idempotency_key is not None)
         if stayed:
             await self._route()
 
@@ -346,8 +346,9 @@ class WorkflowClient:
     ) -> Rows:
         starts.check_policies(conflict, reuse)
         columns = starts.arguments(self._client.namespace, requests, ids or [r.id for r in requests])
-        params = [*columns, conflict, reuse, False, client, conn is not None]
         if conn is not None:
-            return await joined.execute(conn, engine.START, params)
-        again = [*columns, conflict, reuse, True, client, False]
-        return await self._client._rows(engine.START, params, again=again)
+            return await joined.execute(conn, engine.START, [*columns, conflict, reuse, False, client, True])
+        params, again = ([*columns, conflict, reuse, lost, client] for lost in (False, True))
+        if len(requests) == 1:
+            return await self._client._rows(engine.START_EARLY, params, again=again)
+        return await self._client._rows(engine.START, [*params, False], again=[*again, False])

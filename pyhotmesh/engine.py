@@ -62,7 +62,12 @@ START = (
     "select run_id, started from hotmesh_engine.start(%s, %b, %b, %b, %b, %b, %b, %b, "
     "%b::text[]::interval[], %b, %b, %s, %s, %s, %b, %s)"
 )
+START_EARLY = (
+    "call hotmesh_engine.start_early(%s, %b, %b, %b, %b, %b, %b, %b, "
+    "%b::text[]::interval[], %b, %b, %s, %s, %s, %b, null, null)"
+)
 SIGNAL = "select hotmesh_engine.signal(%s, %s, %s, %s, %s)"
+SIGNAL_EARLY = "call hotmesh_engine.signal_early(%s, %s, %s, %s, null)"
 OPEN_RUN = "select hotmesh_engine.open_run(%s, %s)"
 TELL_RUN = "select hotmesh_engine.tell_run(%s, %s, %s, %s)"
 ROUTE = "select hotmesh.route()"

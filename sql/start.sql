@@ -272,6 +272,36 @@ begin
     select coalesce(v_final[i], v_runs[i]), coalesce(v_started[i], true) from generate_series(1, v_n) i;
 end $$;
 
+-- One start of a client's own, in two transactions and one round trip. The first, the start, commits without waiting
+-- for the disk: a worker that is asleep hears of the run by then, and wakes up and begins while the second waits for the
+-- flush of both (measured after a pause: 0.7 to 1.3 ms, of the 5 from start to result). When the client hears of it, the start
+-- is durable as ever. Crash between the two: the client has no answer and repeats the call; p_request finds the run, or
+-- nothing has happened. All that a worker could record of it has a later place in the log: whatever of that has
+-- survived, the start has. What an activity has done outside by then is done again, as after any crash.
+-- A procedure that commits can have no settings of its own: all names are qualified.
+create or replace procedure hotmesh_engine.start_early(
+  p_namespace text, p_type text[], p_id text[], p_queue text[], p_input json[], p_request uuid[],
+  p_delay double precision[], p_timeout double precision[], p_retention interval[], p_priority smallint[], p_memo json[],
+  p_on_conflict text, p_reuse text, p_retry boolean, p_client bigint, inout r_run bigint, inout r_started boolean
+)
+language plpgsql as $$
+begin
+  set local synchronous_commit = off;
+  select s.run_id, s.started into r_run, r_started from hotmesh_engine.start(
+    p_namespace, p_type, p_id, p_queue, p_input, p_request, p_delay, p_timeout, p_retention, p_priority, p_memo,
+    p_on_conflict, p_reuse, p_retry, p_client) s;
+  commit;
+  call hotmesh_engine.flush_log();
+end $$;
+
+-- Has this transaction's commit wait for the disk, and for standbys that are to be waited for: a commit that has written
+-- nothing would not. Whatever was committed before is durable then.
+create or replace procedure hotmesh_engine.flush_log()
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+begin
+  perform pg_logical_emit_message(true, 'hotmesh', '');
+end $$;
+
 create or replace function hotmesh_engine.refuse_start(p_id text, p_run bigint, p_why text) returns void
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin

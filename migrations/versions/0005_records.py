@@ -104,6 +104,7 @@ drop view hotmesh.records, hotmesh.record_changes;
 drop table hotmesh_engine.record;
 drop function hotmesh_engine.turn, hotmesh_engine.close_runs, hotmesh_engine.wake_clients;
 drop function hotmesh_engine.claim_tasks, hotmesh_engine.has_lived;
+drop procedure hotmesh_engine.start_early, hotmesh_engine.signal_early, hotmesh_engine.flush_log;
 drop index hotmesh_engine.activity_suspect, hotmesh_engine.activity_aside;
 alter table hotmesh_engine.activity_task drop column lost, drop column strikes, drop column claimed_at;
 alter table hotmesh_engine.worker drop column suspect_command;

@@ -45,6 +45,19 @@ begin
     null, array[v_id], array[1::smallint], array[null::bigint], array[null::int], false, 0));
 end $$;
 
+-- A signal of a client's own: sent by the first transaction, flushed by the second, as start_early does it and for the
+-- same reasons. Crash between the two: the client has no answer, and its key tells whether to send it again.
+create or replace procedure hotmesh_engine.signal_early(
+  p_namespace text, p_key text, p_payload json, p_idempotency_key text, inout r_stayed int
+)
+language plpgsql as $$
+begin
+  set local synchronous_commit = off;
+  r_stayed := hotmesh_engine.signal(p_namespace, p_key, p_payload, p_idempotency_key);
+  commit;
+  call hotmesh_engine.flush_log();
+end $$;
+
 -- What routing would do for a new message of its own in the usual cases, in a quarter of its
 -- statements: nobody waits for it, and it stays; or a single wait asks for it, and nothing older is
 -- kept under the key. Same locks, same order, same reasons as in route.sql; false, with nothing done

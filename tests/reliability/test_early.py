@@ -1,0 +1,72 @@
+"""A start and a signal are seen before they are flushed, and acknowledged after."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from pyhotmesh import Client
+from pyhotmesh.embedded import EmbeddedServer
+from tests.reliability.flows import call, listen
+from tests.reliability.kit import Database, serve, until
+
+
+def configure(server: EmbeddedServer, setting: str, value: str) -> None:
+    """Changes a setting of the running server. (Nothing is written, so nothing waits for a flush.)"""
+    with psycopg.connect(server.dsn, autocommit=True) as conn:
+        conn.execute(f"alter system set {setting} = '{value}'".encode())
+        conn.execute("select pg_reload_conf()")
+
+
+@pytest.mark.parametrize("what", ["a start", "a start that is waited for", "a signal"])
+async def test_what_was_acknowledged_survives_a_crash(own_server: EmbeddedServer, what: str) -> None:
+    configure(own_server, "wal_writer_delay", "10s")  # whatever is not flushed is lost
+    async with Client(own_server.dsn) as client:
+        await client.workflow.start(listen, args=["s"], workflow_id="before")
+        if what == "a start":
+            await client.workflow.start(listen, args=["s"], workflow_id="after")
+        elif what == "a signal":
+            await client.signal("s", 1)
+        else:
+            results = await client._waiting()
+            request = client.workflow.execute(listen, args=["s"], workflow_id="after")
+            waiting = asyncio.create_task(request)
+            await until(lambda: results._waiting, "the start is acknowledged")
+            waiting.cancel()
+        own_server.restart("kill")
+    with psycopg.connect(own_server.dsn) as conn:
+        kept = "select count(*) from hotmesh.signals" if what == "a signal" else "select count(*) - 1 from hotmesh.workflows"
+        assert conn.execute(kept.encode()).fetchone() == (1,)
+
+
+async def test_a_worker_begins_before_the_start_is_flushed(own_server: EmbeddedServer, tmp_path: Path) -> None:
+    """A standby that does not answer holds every flush up: the start is not acknowledged, but its worker is at it."""
+    async with Client(own_server.dsn) as client, serve(own_server.dsn):
+        with Database(own_server.dsn) as db:
+            await until(lambda: db.value("select asleep from hotmesh_engine.sleeper"), "the worker sleeps")
+            configure(own_server, "synchronous_standby_names", "nobody")
+            starting = asyncio.create_task(client.workflow.start(call, args=["held", [str(tmp_path)], {}]))
+            await until((tmp_path / "begun").exists, "its activity runs")
+            await asyncio.sleep(0.1)
+            assert not starting.done()
+            configure(own_server, "synchronous_standby_names", "")
+            (tmp_path / "go").touch()
+            assert (await (await starting).result(timeout=20))[1] == 1
+
+
+async def test_a_signal_arrives_before_it_is_flushed(own_server: EmbeddedServer) -> None:
+    async with Client(own_server.dsn) as client, serve(own_server.dsn) as worker:
+        handle = await client.workflow.start(listen, args=["s"], workflow_id="w")
+        with Database(own_server.dsn) as db:
+            await until(lambda: db.waits("w"), "it waits")
+            configure(own_server, "synchronous_standby_names", "nobody")
+            sending = asyncio.create_task(client.signal("s", 1))
+            outcome = "select payload #>> '{}' from hotmesh_engine.outcome"  # of the closing turn, which waits as well
+            await until(lambda: db.value("select count(*) from pg_stat_activity where wait_event = 'SyncRep'") == 2, "both wait")
+            assert not sending.done() and worker is not None and db.value(outcome) is None
+            configure(own_server, "synchronous_standby_names", "")
+            await sending
+            assert await handle.result(timeout=20) == [1]
