@@ -63,8 +63,7 @@ START = (
     "%b::text[]::interval[], %b, %b, %s, %s, %s, %b, %s)"
 )
 START_EARLY = (
-    "call hotmesh_engine.start_early(%s, %b, %b, %b, %b, %b, %b, %b, "
-    "%b::text[]::interval[], %b, %b, %s, %s, %s, %b, null, null)"
+    "call hotmesh_engine.start_early(%s, %b, %b, %b, %b, %b, %b, %b, %b::text[]::interval[], %b, %b, %s, %s, %s, %b, null, null)"
 )
 SIGNAL = "select hotmesh_engine.signal(%s, %s, %s, %s, %s)"
 SIGNAL_EARLY = "call hotmesh_engine.signal_early(%s, %s, %s, %s, null)"
