@@ -16,6 +16,9 @@ from pyhotmesh import CallFailed, HotMeshError, InvalidSchedule, MeshCall, Retry
 from tests.calls.kit import Counted, server
 from tests.reliability.kit import Database, until
 
+# Not the runs: what became of one is kept for an hour, and with the next night a day has passed.
+ENDED = "select count(*) from hotmesh.firings where outcome = 'completed'"
+
 
 async def test_a_nightly_cron_on_three_servers(dsn: str, db: Database) -> None:
     """Called at each start of three servers: one creates it, all serve it, and each night runs once."""
@@ -29,9 +32,7 @@ async def test_a_nightly_cron_on_three_servers(dsn: str, db: Database) -> None:
         assert sorted(await asyncio.gather(*map(start, servers))) == [False, False, True]
         for night in range(1, 6):
             db.rows("select hotmesh_engine.skip(due_at - hotmesh.now()) from hotmesh.schedules")
-            await until(
-                lambda night=night: db.value("select count(*) from hotmesh.workflows where status = 'completed'") == night
-            )
+            await until(lambda night=night: db.value(ENDED) == night)
         assert counted.runs == 5
         assert await asyncio.gather(*map(start, servers)) == [False] * 3, "at each further start"
         assert db.value("select cycles from hotmesh.schedules") == 5
@@ -49,7 +50,6 @@ async def test_a_nightly_cron_on_three_servers(dsn: str, db: Database) -> None:
 @pytest.mark.limit(60)
 async def test_a_nightly_cron_on_three_servers_of_their_own(dsn: str, db: Database, tmp_path: Path) -> None:
     """Three processes, started together twice: one creates it; one of them is killed; each night runs once."""
-    ended = "select count(*) from hotmesh.firings where outcome = 'completed'"
     for start in (1, 2):
         with contextlib.ExitStack() as stack, ThreadPoolExecutor() as threads:
             processes = list(threads.map(lambda _: stack.enter_context(server(dsn, tmp_path)), range(3)))
@@ -61,7 +61,7 @@ async def test_a_nightly_cron_on_three_servers_of_their_own(dsn: str, db: Databa
                 if night == 3:
                     processes[0].kill()
                 db.rows("select hotmesh_engine.skip(due_at - hotmesh.now()) from hotmesh.schedules")
-                await until(lambda n=night: db.value(ended) == n, "it has run")  # type: ignore[misc]
+                await until(lambda n=night: db.value(ENDED) == n, "it has run")  # type: ignore[misc]
     assert len((tmp_path / "nights").read_text().split()) == 5
     assert db.rows("select decision, count(*) from hotmesh.firings group by 1") == [("started", 5)]
 
@@ -150,8 +150,7 @@ async def test_a_cron_whose_calls_fail_goes_on(dsn: str, db: Database) -> None:
         assert await mesh.cron("fails", counted, id="f", interval="1 day", max_cycles=3)
         for run in range(1, 4):
             db.rows("select hotmesh_engine.skip(due_at - hotmesh.now()) from hotmesh.schedules")
-            await until(lambda run=run: db.value("select count(*) from hotmesh.workflows where status = 'failed'") == run)
-        await until(lambda: db.value("select failures from hotmesh.schedules") == 3, "its failures are counted")
+            await until(lambda run=run: db.value("select failures from hotmesh.schedules") == run, "its failure is counted")
     assert counted.runs == 3
 
 
