@@ -19,7 +19,7 @@ import itertools
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -147,6 +147,18 @@ def _database(server: EmbeddedServer | GivenServer, clauses: str) -> Iterator[tu
         if server.running:
             with psycopg.connect(server.dsn, autocommit=True) as conn:
                 conn.execute(f"drop database {name} with (force)".encode())
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Has a test that failed tell what its database says, if it has a look into one (`db`)."""
+    report = yield
+    tells = getattr(getattr(item, "funcargs", {}).get("db"), "tells", None)
+    if call.when == "call" and report.failed and tells is not None:
+        report.sections.append(("the database", tells()))
+    return report
 
 
 # ------------------------------------------------------------------------------- async def tests --

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 
 import pytest
 
@@ -26,15 +26,3 @@ def db(dsn: str) -> Iterator[Database]:
 def quick_sweeps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers look for dead ones four times a second, so that tests with short leases are short."""
     monkeypatch.setattr(heartbeat, "SWEEP_EVERY", 0.25)
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(
-    item: pytest.Item, call: pytest.CallInfo[None]
-) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Has a test that failed tell what its database says."""
-    report = yield
-    database = getattr(item, "funcargs", {}).get("db")
-    if call.when == "call" and report.failed and isinstance(database, Database):
-        report.sections.append(("the database", database.tells()))
-    return report

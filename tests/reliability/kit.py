@@ -68,7 +68,7 @@ class Database:
     def tells(self) -> str:
         """What a person would look at."""
         lines = []
-        for name in ("workflows", "waiting", "activities", "queues", "workers"):
+        for name in ("workflows", "waiting", "activities", "schedules", "firings", "queues", "workers"):
             with psycopg.connect(self.dsn, row_factory=psycopg.rows.dict_row) as conn:
                 for row in conn.execute(f"select * from hotmesh.{name} limit 20".encode()):
                     lines.append(f"{name}: " + ", ".join(f"{k} {v}" for k, v in row.items() if v is not None))
