@@ -179,18 +179,28 @@ class MeshCall:
         limit = None if timeout is None else parse_duration(timeout)
         key = workflow_id(topic, payloads.check_name(id, "id") if id is not None else guid())
         results = await self.client._waiting()
-        if id is None:
-            request = _request(topic, args, key, ttl)
-            rows = await self.client.workflow._start([request], "fail", "allow_duplicate", client=results.client_id)
-            run_id, status, payload = rows[0][0], None, None
-        else:
-            run_id, status, payload = await self._call(topic, args, id, ttl, results.client_id)
+
+        async def ask() -> tuple[bool, asyncio.Future[tuple[int, str | None]]]:
+            """Whether the call that there is was flushed, and what becomes of it."""
+            with results.expecting():
+                if id is None:
+                    request = _request(topic, args, key, ttl)
+                    rows = await self.client.workflow._start([request], "fail", "allow_duplicate", client=results.client_id)
+                    return False, results.future(rows[0][0])
+                run_id, status, payload = await self._call(topic, args, id, ttl, results.client_id)
+                if status is None or status == FLUSHED:
+                    return status == FLUSHED, results.future(run_id)
+            ended = asyncio.get_running_loop().create_future()
+            ended.set_result((status, payload))
+            return False, ended
+
+        flushed, outcome = await ask()
         try:
             async with asyncio.timeout(limit):
-                while status == FLUSHED and id is not None:
-                    await asyncio.shield(results.future(run_id))
-                    run_id, status, payload = await self._call(topic, args, id, ttl, results.client_id)
-                ended = (status, payload) if status is not None else await asyncio.shield(results.future(run_id))
+                while flushed:
+                    await asyncio.shield(outcome)
+                    flushed, outcome = await ask()
+                ended = await asyncio.shield(outcome)
         except builtins.TimeoutError:
             raise TimeoutError(f"call of {topic!r} has not ended within {limit:g} s; it goes on", kind="result") from None
         try:

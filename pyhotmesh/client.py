@@ -216,10 +216,14 @@ class Client:
         client = self._results.client_id if self._results is not None else None
         return await self._rows(engine.OUTCOMES, (Int8s(run_ids), client))
 
-    async def _result(self, workflow_id: str, run_id: int, timeout: float | None, registered: bool) -> Any:
-        results = await self._waiting()
-        future = results.future(run_id)
-        if not registered:
+    async def _result(
+        self, workflow_id: str, run_id: int, timeout: float | None, future: asyncio.Future[tuple[int, str | None]] | None = None
+    ) -> Any:
+        """The result of a run. ``future``: that of one for which this client is registered already."""
+        registered = future is not None
+        if future is None:
+            results = await self._waiting()
+            future = results.future(run_id)
             await self._rows(engine.AWAIT, (Int8s([run_id]), results.client_id))
             await results.check([run_id])
         try:
@@ -284,8 +288,10 @@ class WorkflowClient:
 
         limit = None if timeout is None else parse(timeout)
         results = await self._client._waiting()
-        rows = await self._start([request], conflict, reuse, client=results.client_id)
-        return await self._client._result(request.id, rows[0][0], limit, registered=True)
+        with results.expecting():
+            rows = await self._start([request], conflict, reuse, client=results.client_id)
+            future = results.future(rows[0][0])
+        return await self._client._result(request.id, rows[0][0], limit, future)
 
     async def start_many(self, requests: Iterable[StartRequest], *, id_conflict_policy: str = "fail") -> Rows:
         """Starts many workflows, a thousand in a transaction; handles in the order of the requests.

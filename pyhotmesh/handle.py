@@ -37,7 +37,7 @@ class Handle:
         ``WorkflowNotFound`` for an unknown or expired id.
         """
         limit = None if timeout is None else parse_duration(timeout)
-        return await self._client._result(self.workflow_id, await self._run(), limit, registered=False)
+        return await self._client._result(self.workflow_id, await self._run(), limit)
 
     async def status(self) -> str:
         """``ready``, ``running``, ``waiting``, ``troubled``, ``quarantined``, or how it closed."""

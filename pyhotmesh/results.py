@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from . import engine, payloads
@@ -19,6 +20,7 @@ from .errors import (
 
 POLL = 1.0
 POLL_DEAF = 0.1
+EARLY = 10_000  # outcomes that are kept until it is known whether somebody awaits them
 COMPLETED, FAILED, CANCELLED, INTERRUPTED, TIMED_OUT = 1, 2, 3, 4, 5
 
 Fetch = Callable[[list[int]], Awaitable[list[tuple[int, int, str | None]]]]
@@ -32,6 +34,8 @@ class Results:
         self._fetch = fetch
         self._listener = Listener(listen_dsn, self._heard)
         self._waiting: dict[int, asyncio.Future[tuple[int, str | None]]] = {}
+        self._expecting = 0  # calls that register this client and have not said for which run
+        self._early: dict[int, tuple[int, str | None] | None] = {}  # ended before that; None: not with what
         self._ready: set[int] = set()
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -50,17 +54,45 @@ class Results:
                         raise
                 self._task = asyncio.create_task(self._run(), name="hotmesh-results")
 
+    @contextmanager
+    def expecting(self) -> Iterator[None]:
+        """While a call starts a run whose result is awaited: that may be here before the call says which run it is,
+        as a start is acknowledged only when it is flushed. Within it, ask for the run's future."""
+        self._expecting += 1
+        try:
+            yield
+        finally:
+            self._expecting -= 1
+            if not self._expecting:
+                self._early.clear()
+
     def future(self, run_id: int) -> asyncio.Future[tuple[int, str | None]]:
         future = self._waiting.get(run_id)
         if future is None:
             future = self._waiting[run_id] = asyncio.get_running_loop().create_future()
+            if run_id in self._early:
+                ended = self._early.pop(run_id)
+                if ended is not None:
+                    self.settle([(run_id, *ended)])
+                else:
+                    self._ready.add(run_id)
+                    self._wake.set()
         return future
 
     def settle(self, rows: list[tuple[int, int, str | None]]) -> None:
         for run_id, status, payload in rows:
             future = self._waiting.pop(run_id, None)
-            if future is not None and not future.done():
-                future.set_result((status, payload))
+            if future is not None:
+                if not future.done():
+                    future.set_result((status, payload))
+            else:
+                self._note_early(run_id, (status, payload))
+
+    def _note_early(self, run_id: int, ended: tuple[int, str | None] | None) -> None:
+        if self._expecting:
+            if len(self._early) >= EARLY:  # of runs that nobody here awaits any more; the next poll finds the others
+                self._early.clear()
+            self._early[run_id] = ended
 
     async def check(self, run_ids: list[int]) -> None:
         """Looks once, now."""
@@ -74,7 +106,11 @@ class Results:
             run_id, status, outcome = payload.split(" ", 2)
             self.settle([(int(run_id), int(status), outcome)])
         elif payload:
-            self._ready.update(int(part) for part in payload.split(","))
+            ended = [int(part) for part in payload.split(",")]
+            for run_id in ended:
+                if run_id not in self._waiting:
+                    self._note_early(run_id, None)
+            self._ready.update(ended)
             self._wake.set()
 
     async def _run(self) -> None:

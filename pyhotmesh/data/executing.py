@@ -46,7 +46,7 @@ class Executing(Spaces):
         limit = None if timeout is None else parse_duration(timeout)
         results = await space._waiting()
         run = await self._start(space, entity, record, data, entity, workflow_id(entity, record), args, ttl, results.client_id)
-        return await space._result(workflow_id(entity, record), run, limit, registered=False)
+        return await space._result(workflow_id(entity, record), run, limit)
 
     async def hook(
         self, entity: str, id: str, fn: str | Callable[..., Any], args: Sequence[Any] = (), *, namespace: str | None = None

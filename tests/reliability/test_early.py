@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
 
-from pyhotmesh import Client
+from pyhotmesh import Client, MeshCall, Worker, direct, engine, results, workflow
 from pyhotmesh.embedded import EmbeddedServer
 from tests.reliability.flows import call, listen
 from tests.reliability.kit import Database, serve, until
@@ -70,3 +72,35 @@ async def test_a_signal_arrives_before_it_is_flushed(own_server: EmbeddedServer)
             configure(own_server, "synchronous_standby_names", "")
             await sending
             assert await handle.result(timeout=20) == [1]
+
+
+@pytest.mark.parametrize("what", ["execute", "exec"])
+@pytest.mark.parametrize("size", [1, 5000], ids=["small", "large"])
+async def test_a_result_may_be_there_before_the_start_is_acknowledged(
+    own_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch, what: str, size: int
+) -> None:
+    """The flush of a start that the run's end has overtaken: here the reply is held up until then."""
+    monkeypatch.setattr(results, "POLL", 30.0)  # by then it would have been found
+    fetch = direct.fetch
+
+    async def late(conn: Any, query: str, params: Sequence[Any]) -> Any:
+        rows = await fetch(conn, query, params)
+        if query == engine.START_EARLY:
+            with Database(own_server.dsn) as db:
+                await until(lambda: db.value("select count(*) from hotmesh_engine.outcome") == 1, "it has ended")
+                await asyncio.sleep(0.2)  # and its notification is here
+        return rows
+
+    monkeypatch.setattr(direct, "fetch", late)
+
+    async def long() -> str:
+        return "x" * size
+
+    @workflow.defn
+    async def longer() -> str:
+        return "x" * size
+
+    async with MeshCall(own_server.dsn) as mesh, Client(own_server.dsn) as client, Worker(client, workflows=[longer]):
+        await mesh.connect("long", long)
+        asked = mesh.exec("long") if what == "exec" else client.workflow.execute(longer)
+        assert len(await asyncio.wait_for(asked, 10)) == size
