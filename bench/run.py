@@ -109,10 +109,10 @@ def _measure(
             for variant, values in cron.measure(bench.server, scale):
                 found.append(_record("cron", "pyhotmesh", variant, repeat, values))
         if "records" in wanted and "pyhotmesh" in (engine.name for engine in engines):
-            parts = [("records: set", records.writing)]
-            parts += [("records: find", records.finding)] if repeat == 0 else []  # a million are made once
-            for workload, measure in parts:
-                for variant, values in measure(bench.server, scale):
+            parts = [("records: set", records.writing(bench.server, scale))]
+            parts += [("records: find", records.finding(scale))] if repeat == 0 else []  # a million are made once
+            for workload, measured in parts:
+                for variant, values in measured:
                     found.append(_record(workload, "pyhotmesh", variant, repeat, values))
         for workload in (name for name in COUNTS if name in wanted and name != "curve"):
             taking_part = [engine for engine in engines if workload in engine.workloads]

@@ -16,8 +16,8 @@ from psycopg import sql
 
 from pyhotmesh.embedded import EmbeddedServer, wheel_binaries
 
-# Everything else is PostgreSQL's default, durability above all. A million records with their indexes are 0.7 GB.
-SETTINGS = {"shared_preload_libraries": "pg_stat_statements", "shared_buffers": "1GB"}
+# Everything else is PostgreSQL's default, durability above all.
+SETTINGS = {"shared_preload_libraries": "pg_stat_statements"}
 SHOWN = (
     "fsync",
     "synchronous_commit",
@@ -71,8 +71,8 @@ class Counters:
 class Server:
     """An embedded PostgreSQL with a database per system, made afresh for each measurement."""
 
-    def __init__(self) -> None:
-        self._embedded = EmbeddedServer(settings=SETTINGS)
+    def __init__(self, **settings: str) -> None:
+        self._embedded = EmbeddedServer(settings={**SETTINGS, **settings})
         self._control: psycopg.Connection[Any] | None = None
         self._has_statements = False
 

@@ -197,8 +197,8 @@ class Client:
         return rows[0][0] if rows else None
 
     async def _route(self) -> None:
-        """A message stayed because somebody held a lock: route it again, for a second at most."""
-        delay = 0.005
+        """A message stayed because somebody held a lock, mostly for a commit: route it again, for a second at most."""
+        delay = 0.001
         while delay < 0.6:
             await asyncio.sleep(delay)
             if not await self._value(engine.ROUTE, ()):

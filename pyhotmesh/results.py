@@ -107,9 +107,9 @@ class Results:
             self.settle([(int(run_id), int(status), outcome)])
         elif payload:
             ended = [int(part) for part in payload.split(",")]
-            for run_id in ended:
-                if run_id not in self._waiting:
-                    self._note_early(run_id, None)
+            for run in ended:
+                if run not in self._waiting:
+                    self._note_early(run, None)
             self._ready.update(ended)
             self._wake.set()
 

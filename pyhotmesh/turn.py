@@ -45,6 +45,7 @@ from .work import Work
 log = logging.getLogger("pyhotmesh.worker")
 
 CLAIM = 250  # runs per turn: the next batch is fetched while this one begins
+STAYED = 0.001  # seconds until what stayed, as somebody held a lock for a commit, is routed again; doubled each time
 FEW = 8  # runs with something to say at one time, beyond which a worker is busy
 
 
@@ -91,7 +92,7 @@ class TurnLoop:
         self._quiet = False
         self._more = False  # the engine has more work ready
         self._stayed = 0
-        self._stayed_delay = 0.005
+        self._stayed_delay = STAYED
         self._after = 0
         self._next_due = float("inf")  # monotonic: something that is not held comes due
         self._floor_seen: deque[tuple[float, int]] = deque()
@@ -319,7 +320,7 @@ class TurnLoop:
         self._after = after
         self._more = (more and self.held.claiming) or after > 0
         if stayed != self._stayed or not stayed:
-            self._stayed_delay = 0.005
+            self._stayed_delay = STAYED
         self._stayed = stayed
         if due_in != -1:
             self._next_due = now + due_in / 1000 if due_in is not None else float("inf")
