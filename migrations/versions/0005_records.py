@@ -120,7 +120,7 @@ hotmesh_engine.number, hotmesh_engine.odd_number, hotmesh_engine.bool, hotmesh_e
 hotmesh_engine.invalid_query, hotmesh_engine.declare_entity, hotmesh_engine.key_of, hotmesh_engine.kept_sql,
 hotmesh_engine.words_of, hotmesh_engine.index_plan, hotmesh_engine.own_table, hotmesh_engine.table_of, hotmesh_engine.make_view,
 hotmesh_engine.condition, hotmesh_engine.field_of, hotmesh_engine.value_key,
-hotmesh_engine.comparison, hotmesh_engine.bound_sql, hotmesh_engine.where_sql,
+hotmesh_engine.comparison, hotmesh_engine.equals_sql, hotmesh_engine.bound_sql, hotmesh_engine.where_sql,
 hotmesh_engine.find_sql, hotmesh_engine.page_mark, hotmesh_engine.find,
 hotmesh_engine.count_records, hotmesh_engine.explain_find, hotmesh_engine.aggregate, hotmesh.find,
 hotmesh_engine.wake_schedules, hotmesh_engine.watch_buffers, hotmesh_engine.note_missed,

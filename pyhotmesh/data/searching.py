@@ -9,7 +9,7 @@ from .. import documents, engine, payloads
 from ..errors import InvalidQuery
 from ..search import conditions, parse
 from ..search import query as queries
-from .results import Page, Record
+from .results import Page
 from .spaces import Spaces
 
 Query = Sequence[Mapping[str, Any]] | Mapping[str, Any] | None
@@ -82,7 +82,7 @@ class Searching(Spaces):
             ),
         )
         ids, texts, key = rows[0]
-        page = Page(map(Record, ids, payloads.decode(texts)))
+        page = Page(ids, payloads.decode(texts))
         if ids and len(ids) == size:
             page.next = queries.mark(ids[-1], key)
         return page

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pyhotmesh import MeshData, Schema, Tag, Text
+from pyhotmesh import InvalidQuery, MeshData, Schema, Tag, Text
 from tests.data.plain import RECORDS, SCHEMA, VALUES, fits, key, leaf, put
 
 
@@ -168,6 +168,7 @@ async def test_moments_are_those_of_plain_python(conn: psycopg.Connection[Any]) 
     zones = st.integers(-15 * 60, 15 * 60).map(lambda minutes: timezone(timedelta(minutes=minutes)))
     zones = st.one_of(zones, st.just(UTC))
     moments = st.datetimes(datetime(2, 1, 1), datetime(9998, 12, 31), timezones=zones)
+    moments = st.one_of(moments, st.datetimes(datetime(1999, 12, 1), datetime(2100, 2, 1), timezones=st.just(UTC)))
 
     @settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
     @given(
@@ -190,3 +191,33 @@ async def test_moments_are_those_of_plain_python(conn: psycopg.Connection[Any]) 
                  "2026-00-01T00:00:00+00:00", "2026-01-00T00:00:00Z", "0000-01-01T00:00:00+00:00", "2026-01-01T24:00:00Z",
                  "2026-01-01T00:60:00.000000+00:00", "2026-01-01T00:00:60+00:00"):  # fmt: skip
         assert conn.execute("select hotmesh_engine.instant(to_jsonb(%s::text))", (text,)).fetchone() == (None,), text
+    good = "2026-01-28T23:59:09+00:00"
+    for at in range(len(good)):
+        for other in "-T:+Z. 09x²_%":
+            text = good[:at] + other + good[at + 1 :]
+            try:
+                moment = datetime.fromisoformat(text).astimezone(UTC)
+            except ValueError:
+                moment = None
+            (found,) = conn.execute("select hotmesh_engine.instant(to_jsonb(%s::text))", (text,)).fetchone() or (0,)
+            assert found in (None, moment), text
+            assert found == moment or not (good[at] + other).isdigit(), text
+
+
+async def test_a_query_of_many_values_is_answered_and_one_of_too_many_refused(dsn: str) -> None:
+    async with MeshData(dsn, SCHEMA) as data:
+        await data.create_search_index("thing")
+        for i in range(3):
+            await data.set("thing", f"r{i}", {"tag": f"t{i}", "n": i})
+        await data.set("thing", "without", {"n": 3})
+        tags = [f"other {i}" for i in range(1998)] + ["t2", "t0"]
+        assert [r.id for r in await data.find_where("thing", [leaf("tag", "in", tags)])] == ["r0", "r2"]
+        nested: dict[str, Any] = {"or": [leaf("tag", "in", tags[-900:]), leaf("n", "[]", [1, 1])]}
+        for _ in range(15):
+            nested = {"not": {"not": {"and": [nested]}}}
+        assert [r.id for r in await data.find_where("thing", nested, sort="-n")] == ["r2", "r1", "r0"]
+        for missing in ({"field": "tag", "is": "="}, leaf("tag", "=", None), leaf("tag", "in", [None])):
+            assert [r.id for r in await data.find_where("thing", [missing])] == ["without"]
+        for much in (leaf("tag", "in", [*tags, "t1"]), {"or": [leaf("n", "[]", [i, i + 1]) for i in range(1001)]}):
+            with pytest.raises(InvalidQuery, match="too many values"):
+                await data.find_where("thing", [much])

@@ -1,64 +1,56 @@
 -- Searching records: queries as the statements that they become, and what carries them out.
 --
--- Here SQL is made of what comes from outside. It enters a statement in one of two ways: a value is an
--- element of `$1`, a jsonb array; a name (field, entity, metric) has been found in a table or matched a
--- pattern before format() quotes it. There is no third way.
+-- Here SQL is made of what comes from outside. It enters a statement in one of two ways: a value stays where it is, in
+-- the query, which is `$1` of the statement, and is named by its path there, of positions and known words; a name
+-- (field, entity, metric) has been found in a table or matched a pattern before format() quotes it. There is no
+-- third way.
 --
 -- A query is JSON: {"field", "is", "value"}, {"and": [...]}, {"or": [...]}, {"not": ...}, {"all": true},
 -- or an array, which is an `and`. Field and value go through the same conversion (indexes.sql), so a query
 -- compares what an index holds. Of a field without a value no comparison holds, and every negation does.
 --
+-- PL/pgSQL prepares each expression anew in each transaction that comes to it, all of it, at 2 to 5 µs: that, not what
+-- is computed, is the time that these functions take. Hence branches for what differs, and few steps in each.
+--
 -- Locks: none but those of reading.
 
 -- ------------------------------------------------------------------------------- conditions --
 
--- The SQL of a query; its values are appended to p_values.
-create or replace function hotmesh_engine.condition(
-  p_entity int, p_query jsonb, inout p_values jsonb, p_depth int, out r_sql text
-)
+-- The SQL of a query, which lies at p_path in the whole: '' or steps that end with a comma.
+create or replace function hotmesh_engine.condition(p_entity int, p_query jsonb, p_path text, p_depth int) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare
-  v_word  text;
-  v_inner jsonb;
-  v_done  record;
-  v_parts text[] := '{}';
+  v_path  text := p_path;
+  v_inner jsonb := p_query;
+  v_word  text := 'and';
+  v_sql   text;
 begin
-  if p_depth > 50 or jsonb_array_length(p_values) > 2000 then
-    perform hotmesh_engine.invalid_query('the query is nested too deeply, or has too many conditions', 'At most 50 levels and 2,000 values.');
+  if p_depth > 50 then
+    perform hotmesh_engine.invalid_query('the query is nested too deeply', 'At most 50 levels.');
   end if;
-  if p_query ? 'field' and jsonb_typeof(p_query) = 'object' then
-    v_word := case when p_query ? 'is' and p_query - '{field,is,value}'::text[] = '{}' then 'field' end;
-  elsif jsonb_typeof(p_query) = 'array' then
-    v_word := 'and';
-    v_inner := p_query;
-  elsif jsonb_typeof(p_query) = 'object' then
+  if jsonb_typeof(p_query) = 'object' then
+    if p_query ? 'field' and p_query ? 'is' and p_query - '{field,is,value}'::text[] = '{}' then
+      return hotmesh_engine.comparison(p_entity, p_query, p_path || 'value');
+    end if;
     v_word := case when p_query ? 'and' then 'and' when p_query ? 'or' then 'or' when p_query ? 'not' then 'not' when p_query ? 'all' then 'all' end;
     v_inner := p_query -> v_word;
+    v_path := p_path || v_word || ',';
     if p_query - v_word <> '{}' then
       v_word := null;
+    elsif v_word = 'not' then
+      return '((' || hotmesh_engine.condition(p_entity, v_inner, v_path, p_depth + 1) || ') is not true)';
+    elsif v_word = 'all' then
+      return 'true';
     end if;
   end if;
-  if v_word = 'field' then
-    v_done := hotmesh_engine.comparison(p_entity, p_query, p_values);
-    p_values := v_done.p_values;
-    r_sql := v_done.r_sql;
-  elsif v_word in ('and', 'or') and jsonb_typeof(v_inner) = 'array' then
-    for i in 0 .. jsonb_array_length(v_inner) - 1 loop
-      v_done := hotmesh_engine.condition(p_entity, v_inner -> i, p_values, p_depth + 1);
-      p_values := v_done.p_values;
-      v_parts := v_parts || ('(' || v_done.r_sql || ')');
-    end loop;
-    r_sql := coalesce(nullif(array_to_string(v_parts, ' ' || v_word || ' '), ''), case v_word when 'and' then 'true' else 'false' end);
-  elsif v_word = 'not' then
-    v_done := hotmesh_engine.condition(p_entity, v_inner, p_values, p_depth + 1);
-    p_values := v_done.p_values;
-    r_sql := '((' || v_done.r_sql || ') is not true)';
-  elsif v_word = 'all' then
-    r_sql := 'true';
-  else
+  if v_word is null or jsonb_typeof(v_inner) is distinct from 'array' then
     perform hotmesh_engine.invalid_query(format('not a condition: %s', left(coalesce(p_query::text, 'null'), 200)),
       'A condition is {"field", "is", "value"}, {"and": [...]}, {"or": [...]} or {"not": ...}.');
   end if;
+  for i in 0 .. jsonb_array_length(v_inner) - 1 loop
+    v_sql := concat(v_sql || ' ' || v_word || ' ', '(', hotmesh_engine.condition(p_entity, v_inner -> i, v_path || i || ',', p_depth + 1), ')');
+  end loop;
+  return coalesce(v_sql, case v_word when 'and' then 'true' else 'false' end);
 end $$;
 
 create or replace function hotmesh_engine.field_of(p_entity int, p_name text) returns hotmesh_engine.entity_field
@@ -75,45 +67,39 @@ begin
   return v_field;
 end $$;
 
--- The key of a value of the query; refuses what its field's type cannot hold. What is refused here needs no
--- conversion in the statement: a tag is its text. Each type has a branch of its own, as PL/pgSQL prepares every
--- expression that a transaction comes to, all of it (seen: a fifth of the time for one that had all types).
-create or replace function hotmesh_engine.value_key(
-  p_field hotmesh_engine.entity_field, p_value jsonb, inout p_values jsonb, out r_sql text
-)
+-- The key of a value of the query, which lies at p_path; refuses what its field's type cannot hold. What is refused
+-- here needs no conversion in the statement: a tag is its text.
+create or replace function hotmesh_engine.value_key(p_type text, p_name text, p_value jsonb, p_path text) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp as $$
-declare
-  v_fits boolean;
-  v_at   int := jsonb_array_length(p_values);
 begin
-  if p_field.type = 'TAG' then
-    v_fits := hotmesh_engine.tag(p_value) is not null;
-    r_sql := '($1 ->> ' || v_at || ')';
-  elsif p_field.type = 'TIMESTAMP' then
-    v_fits := hotmesh_engine.instant(p_value) is not null;
-    r_sql := 'hotmesh_engine.instant($1 -> ' || v_at || ')';
-  elsif p_field.type = 'NUMERIC' then
-    v_fits := hotmesh_engine.number(p_value) is not null;
-    r_sql := 'hotmesh_engine.number($1 -> ' || v_at || ')';
-  elsif p_field.type = 'TEXT' then
-    v_fits := hotmesh_engine.scalar(p_value) is not null;
-    r_sql := '"left"($1 ->> ' || v_at || ', 200)';
-  else
-    v_fits := hotmesh_engine.bool(p_value) is not null;
-    r_sql := 'hotmesh_engine.bool($1 -> ' || v_at || ')';
+  if p_type = 'TAG' then
+    if hotmesh_engine.tag(p_value) is not null then
+      return '($1 #>> ''{' || p_path || '}'')';
+    end if;
+  elsif p_type = 'TIMESTAMP' then
+    if hotmesh_engine.instant(p_value) is not null then
+      return 'hotmesh_engine.instant($1 #> ''{' || p_path || '}'')';
+    end if;
+  elsif p_type = 'NUMERIC' then
+    if hotmesh_engine.number(p_value) is not null then
+      return 'hotmesh_engine.number($1 #> ''{' || p_path || '}'')';
+    end if;
+  elsif p_type = 'TEXT' then
+    if hotmesh_engine.scalar(p_value) is not null then
+      return '"left"($1 #>> ''{' || p_path || '}'', 200)';
+    end if;
+  elsif hotmesh_engine.bool(p_value) is not null then
+    return 'hotmesh_engine.bool($1 #> ''{' || p_path || '}'')';
   end if;
-  if not v_fits then
-    perform hotmesh_engine.invalid_query(
-      format('field %s is %s, which cannot be %s', p_field.name, p_field.type, left(coalesce(p_value::text, 'nothing'), 200)),
-      case when jsonb_typeof(p_value) = 'array' then 'A list goes with `in`, or with a range: [from, to].'
-           else case p_field.type
-             when 'TAG' then 'A text of at most 1,000 bytes, a number, true or false.'
-             when 'TEXT' then 'A text, a number, true or false.'
-             when 'NUMERIC' then 'A number, or a text such as "2.50".'
-             when 'BOOLEAN' then 'true or false.'
-             when 'TIMESTAMP' then 'ISO 8601 (2026-01-31T12:00:00+00:00), or seconds since 1970.' end end);
-  end if;
-  p_values := p_values || jsonb_build_array(p_value);
+  perform hotmesh_engine.invalid_query(
+    format('field %s is %s, which cannot be %s', p_name, p_type, left(coalesce(p_value::text, 'nothing'), 200)),
+    case when jsonb_typeof(p_value) = 'array' then 'A list goes with `in`, or with a range: [from, to].'
+         else case p_type
+           when 'TAG' then 'A text of at most 1,000 bytes, a number, true or false.'
+           when 'TEXT' then 'A text, a number, true or false.'
+           when 'NUMERIC' then 'A number, or a text such as "2.50".'
+           when 'BOOLEAN' then 'true or false.'
+           when 'TIMESTAMP' then 'ISO 8601 (2026-01-31T12:00:00+00:00), or seconds since 1970.' end end);
 end $$;
 
 -- Words of which the last is only begun; null where there is no word.
@@ -125,96 +111,93 @@ begin
   return case when numnode(v_words) > 0 then (v_words::text || ':*')::tsquery end;
 end $$;
 
-create or replace function hotmesh_engine.comparison(
-  p_entity int, p_query jsonb, inout p_values jsonb, out r_sql text
-)
+-- A comparison, whose value lies at p_path.
+create or replace function hotmesh_engine.comparison(p_entity int, p_query jsonb, p_path text) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare
   v_field hotmesh_engine.entity_field := hotmesh_engine.field_of(p_entity, p_query ->> 'field');
   v_is    text := p_query ->> 'is';
   v_value jsonb := p_query -> 'value';
   v_key   text := hotmesh_engine.key_of(v_field.type, format('(data -> %L)', v_field.name));
-  v_parts text[] := '{}';
-  v_one   jsonb;
-  v_done  record;
+  v_sql   text;
 begin
-  if v_is in ('=', '!=', 'in') then
-    if v_is <> 'in' then
-      v_value := jsonb_build_array(v_value);
-    elsif jsonb_typeof(v_value) is distinct from 'array' then
-      perform hotmesh_engine.invalid_query(format('field %s: the value of `in` must be a list', v_field.name));
-    end if;
-    for i in 0 .. jsonb_array_length(v_value) - 1 loop
-      v_one := v_value -> i;
-      if v_one = 'null' then
-        v_parts := v_parts || format('(nullif(data -> %L, ''null'') is null)', v_field.name);
-        continue;
-      end if;
-      v_done := hotmesh_engine.value_key(v_field, v_one, p_values);
-      p_values := v_done.p_values;
-      v_parts := v_parts || case when v_field.type = 'TEXT'
-        then format('(%s = %s and hotmesh_engine.scalar(data -> %L) = $1 ->> %s)',
-                    v_key, v_done.r_sql, v_field.name, jsonb_array_length(p_values) - 1)
-        else v_key || ' = ' || v_done.r_sql end;
-    end loop;
-    r_sql := coalesce(nullif(array_to_string(v_parts, ' or '), ''), 'false');
-    if v_is = '!=' then
-      r_sql := format('((%s) is not true)', r_sql);
-    end if;
+  if v_is = '=' then
+    return hotmesh_engine.equals_sql(v_field.type, v_field.name, v_key, v_value, p_path);
 
-  elsif v_is in ('<', '<=', '>', '>=', '[]', '[)', '(]', '()') and v_field.type <> 'BOOLEAN' then
-    if v_is in ('<', '<=', '>', '>=') then
-      v_value := case when v_is in ('<', '<=') then jsonb_build_array(null, v_value) else jsonb_build_array(v_value, null) end;
-      if v_value in ('[null, null]', '[null]') then
-        perform hotmesh_engine.invalid_query(format('field %s: %s needs a value', v_field.name, v_is));
-      end if;
-      v_is := case v_is when '<' then '[)' when '<=' then '[]' when '>' then '(]' else '[]' end;
-    elsif jsonb_typeof(v_value) is distinct from 'array' or jsonb_array_length(v_value) <> 2 then
+  elsif v_is in ('[]', '[)', '(]', '()') and v_field.type <> 'BOOLEAN' then
+    if jsonb_typeof(v_value) is distinct from 'array' or jsonb_array_length(v_value) <> 2 then
       perform hotmesh_engine.invalid_query(format('field %s: the value of a range must be [from, to]', v_field.name),
         'null, "-inf" and "+inf" leave a side open.');
     end if;
     if v_value -> 0 not in ('null', '"-inf"') then
-      v_done := hotmesh_engine.value_key(v_field, v_value -> 0, p_values);
-      p_values := v_done.p_values;
-      v_parts := v_parts || hotmesh_engine.bound_sql(v_field, v_key, case left(v_is, 1) when '(' then '>' else '>=' end, v_done.r_sql, p_values);
+      v_sql := hotmesh_engine.bound_sql(
+        v_field.type, v_field.name, v_key, case left(v_is, 1) when '(' then '>' else '>=' end, v_value -> 0, p_path || ',0');
     end if;
     if v_value -> 1 not in ('null', '"+inf"', '"inf"') then
-      v_done := hotmesh_engine.value_key(v_field, v_value -> 1, p_values);
-      p_values := v_done.p_values;
-      v_parts := v_parts || hotmesh_engine.bound_sql(v_field, v_key, case right(v_is, 1) when ')' then '<' else '<=' end, v_done.r_sql, p_values);
+      v_sql := concat(v_sql || ' and ', hotmesh_engine.bound_sql(
+        v_field.type, v_field.name, v_key, case right(v_is, 1) when ')' then '<' else '<=' end, v_value -> 1, p_path || ',1'));
     end if;
-    r_sql := coalesce(nullif(array_to_string(v_parts, ' and '), ''), format('%s is not null', v_key));
+    return coalesce(v_sql, v_key || ' is not null');
+
+  elsif v_is in ('<', '<=', '>', '>=') and v_field.type <> 'BOOLEAN' then
+    if v_value is null or v_value = 'null' then
+      perform hotmesh_engine.invalid_query(format('field %s: %s needs a value', v_field.name, v_is));
+    elsif v_value in ('"+inf"', '"inf"') and v_is in ('<', '<=') or v_value = '"-inf"' and v_is in ('>', '>=') then
+      return v_key || ' is not null';
+    end if;
+    return hotmesh_engine.bound_sql(v_field.type, v_field.name, v_key, v_is, v_value, p_path);
+
+  elsif v_is = '!=' then
+    return '((' || hotmesh_engine.equals_sql(v_field.type, v_field.name, v_key, v_value, p_path) || ') is not true)';
+
+  elsif v_is = 'in' then
+    if jsonb_typeof(v_value) is distinct from 'array' then
+      perform hotmesh_engine.invalid_query(format('field %s: the value of `in` must be a list', v_field.name));
+    end if;
+    for i in 0 .. jsonb_array_length(v_value) - 1 loop
+      v_sql := concat(v_sql || ' or ', hotmesh_engine.equals_sql(v_field.type, v_field.name, v_key, v_value -> i, p_path || ',' || i));
+    end loop;
+    return coalesce(v_sql, 'false');
 
   elsif v_is in ('match', 'prefix') and v_field.type in ('TEXT', 'TAG') and (v_field.type = 'TEXT' or v_is = 'prefix') then
     if jsonb_typeof(v_value) is distinct from 'string' or octet_length(v_value #>> '{}') not between 1 and 1000 then
       perform hotmesh_engine.invalid_query(format('field %s: %s needs a text of 1 to 1,000 bytes', v_field.name, v_is));
+    elsif v_field.type = 'TAG' then
+      return format('%s ^@ ($1 #>> ''{%s}'')', v_key, p_path);
     end if;
-    r_sql := case
-      when v_field.type = 'TAG' then format('%s ^@ ($1 ->> %s)', v_key, jsonb_array_length(p_values))
-      when v_is = 'match' then format('%s @@ phraseto_tsquery(%L::regconfig, $1 ->> %s)',
-        hotmesh_engine.words_of(v_field.config, v_field.name), 'pg_catalog.' || v_field.config, jsonb_array_length(p_values))
-      else format('%s @@ hotmesh_engine.prefix_query(%L::regconfig, $1 ->> %s)',
-        hotmesh_engine.words_of(v_field.config, v_field.name), 'pg_catalog.' || v_field.config, jsonb_array_length(p_values)) end;
-    p_values := p_values || jsonb_build_array(v_value);
-
-  else
-    perform hotmesh_engine.invalid_query(
-      format('field %s is %s, which has no operator %L', v_field.name, v_field.type, left(v_is, 200)),
-      'Known: = != in; < <= > >= [] [) (] () but for BOOLEAN; prefix for TAG and TEXT; match for TEXT.');
+    return format(case v_is when 'match' then '%s @@ phraseto_tsquery(%L::regconfig, $1 #>> ''{%s}'')'
+                            else '%s @@ hotmesh_engine.prefix_query(%L::regconfig, $1 #>> ''{%s}'')' end,
+      hotmesh_engine.words_of(v_field.config, v_field.name), 'pg_catalog.' || v_field.config, p_path);
   end if;
+  perform hotmesh_engine.invalid_query(
+    format('field %s is %s, which has no operator %L', v_field.name, v_field.type, left(v_is, 200)),
+    'Known: = != in; < <= > >= [] [) (] () but for BOOLEAN; prefix for TAG and TEXT; match for TEXT.');
 end $$;
 
--- One side of a range. The key of a text is its beginning: it narrows, and the whole text decides.
+-- The key of a text is its beginning: it narrows, and the whole text decides.
+create or replace function hotmesh_engine.equals_sql(p_type text, p_name text, p_key text, p_value jsonb, p_path text) returns text
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+begin
+  if coalesce(p_value, 'null') = 'null' then
+    return format('(nullif(data -> %L, ''null'') is null)', p_name);
+  elsif p_type = 'TEXT' then
+    return format('(%s = %s and hotmesh_engine.scalar(data -> %L) = $1 #>> ''{%s}'')',
+      p_key, hotmesh_engine.value_key(p_type, p_name, p_value, p_path), p_name, p_path);
+  end if;
+  return p_key || ' = ' || hotmesh_engine.value_key(p_type, p_name, p_value, p_path);
+end $$;
+
+-- One side of a range.
 create or replace function hotmesh_engine.bound_sql(
-  p_field hotmesh_engine.entity_field, p_key text, p_operator text, p_value text, p_values jsonb
+  p_type text, p_name text, p_key text, p_operator text, p_value jsonb, p_path text
 ) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 begin
-  if p_field.type = 'TEXT' then
-    return format('%s %s %s and hotmesh_engine.scalar(data -> %L) collate "C" %s ($1 ->> %s)',
-      p_key, left(p_operator, 1) || '=', p_value, p_field.name, p_operator, jsonb_array_length(p_values) - 1);
+  if p_type = 'TEXT' then
+    return format('%s %s %s and hotmesh_engine.scalar(data -> %L) collate "C" %s ($1 #>> ''{%s}'')',
+      p_key, left(p_operator, 1) || '=', hotmesh_engine.value_key(p_type, p_name, p_value, p_path), p_name, p_operator, p_path);
   end if;
-  return p_key || ' ' || p_operator || ' ' || p_value;
+  return p_key || ' ' || p_operator || ' ' || hotmesh_engine.value_key(p_type, p_name, p_value, p_path);
 end $$;
 
 -- ------------------------------------------------------------------------------- statements --
@@ -224,13 +207,11 @@ end $$;
 -- and nothing need be said about it. (To plan and begin that part costs more than to look.)
 create or replace function hotmesh_engine.where_sql(
   p_namespace text, p_entity text, p_query json, p_now timestamptz,
-  out r_entity int, out r_table text, out r_sql text, out r_values jsonb
+  out r_entity int, out r_table text, out r_sql text, out r_query jsonb
 )
 language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare
-  v_query  jsonb;
   v_lapsed boolean;
-  v_done   record;
 begin
   select e.entity_id, hotmesh_engine.table_of(e.entity_id, e.own), exists (select from hotmesh_engine.outcome o where o.expires_at <= p_now)
     into r_entity, r_table, v_lapsed
@@ -245,37 +226,39 @@ begin
       || '. create_search_index declares one; the first record makes one too.');
   end if;
   begin
-    v_query := p_query::jsonb;
+    r_query := coalesce(p_query::jsonb, '[]');
   exception when data_exception or program_limit_exceeded then
     perform hotmesh_engine.invalid_query(format('the query cannot be read: %s', sqlerrm));
   end;
-  v_done := hotmesh_engine.condition(r_entity, coalesce(v_query, '[]'), '[]', 1);
-  r_values := v_done.p_values;
-  r_sql := format('entity_id = %s and expires_at > $2%s and (%s)', r_entity,
-    case when v_lapsed then ' and ' || hotmesh_engine.kept_sql('$2') else '' end, v_done.r_sql);
+  if length(p_query::text) > 4000 and (select sum(case jsonb_typeof(v) when 'array' then jsonb_array_length(v) else 1 end) > 2000
+                                         from jsonb_path_query(r_query, 'strict $.**.value') v) then
+    perform hotmesh_engine.invalid_query('the query has too many values', 'At most 2,000.');
+  end if;
+  r_sql := 'entity_id = ' || r_entity || ' and expires_at > $2'
+    || case when v_lapsed then ' and ' || hotmesh_engine.kept_sql('$2') else '' end
+    || ' and (' || hotmesh_engine.condition(r_entity, r_query, '', 1) || ')';
 end $$;
 
--- The statements of a search. $1 values, $2 now, $3 fields, $4 limit, $5 offset, $6 where to go on.
+-- The statements of a search. $1 the query, $2 now, $3 fields, $4 limit, $5 offset, $6 where to go on.
 -- r_first: records that have the field that is sorted by (all, if there is none); r_second: those
 -- without, which come last. Sorted by (key, id), as the index is, or by id. r_page, put before either with
 -- `) x` after it, makes one row of them: only what is returned becomes text. Its key is what the last record
 -- is sorted by, as the document has it: the next page begins there, and converts it then.
 create or replace function hotmesh_engine.find_sql(
   p_namespace text, p_entity text, p_query json, p_now timestamptz, p_sort text, p_descending boolean, p_pick boolean, p_after jsonb,
-  out r_page text, out r_first text, out r_second text, out r_values jsonb
+  out r_page text, out r_first text, out r_second text, out r_query jsonb
 )
 language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare
   v_where  record := hotmesh_engine.where_sql(p_namespace, p_entity, p_query, p_now);
   v_field  hotmesh_engine.entity_field;
   v_key    text;
-  v_query  jsonb;
   v_ranged boolean;
   v_way    text := case when p_descending then ' desc' else ' asc' end;
   v_op     text := case when p_descending then ' < ' else ' > ' end;
   v_ends   text := ' limit $4 offset $5';
 begin
-  r_values := v_where.r_values;
+  r_query := v_where.r_query;
   r_first := 'select id, data from ' || v_where.r_table || ' where ' || v_where.r_sql;
   r_page := 'select array_agg(id), string_agg(' || case when p_pick
       then '(select coalesce(jsonb_object_agg(f, data -> f), ''{}'') from unnest($3) f where data ? f)' else 'data' end || '::text, '',''), ';
@@ -293,9 +276,8 @@ begin
   v_key := hotmesh_engine.key_of(v_field.type, format('(data -> %L)', v_field.name));
   -- What lies in a range, or after something, is not null; to look once more costs a conversion a record, and to
   -- look for those without it a whole search.
-  v_query := p_query;
-  v_query := case when v_query ? 'and' then v_query -> 'and' when v_query ? 'field' then jsonb_build_array(v_query) else v_query end;
-  v_ranged := coalesce(jsonb_path_exists(v_query,
+  v_ranged := coalesce(jsonb_path_exists(
+    case when r_query ? 'and' then r_query -> 'and' when r_query ? 'field' then jsonb_build_array(r_query) else r_query end,
     'strict $[*] ? (@.field == $sort && (@.is == "<" || @.is == "<=" || @.is == ">" || @.is == ">="'
     ' || @.is == "[]" || @.is == "[)" || @.is == "(]" || @.is == "()"))', jsonb_build_object('sort', p_sort), true), false);
   if not v_ranged then
@@ -346,17 +328,17 @@ declare
 begin
   if v_sql.r_first is not null then
     execute v_sql.r_page || v_sql.r_first || ') x' into r_ids, r_documents, r_key
-      using v_sql.r_values, v_now, p_fields, p_size, v_skip, v_mark;
+      using v_sql.r_query, v_now, p_fields, p_size, v_skip, v_mark;
   end if;
   if v_sql.r_second is not null and coalesce(cardinality(r_ids), 0) < p_size then
     if r_ids is not null then
       v_skip := 0;
     elsif v_skip > 0 and v_sql.r_first is not null then
       execute 'select greatest($5 - count(*), 0) from (' || replace(v_sql.r_first, ' limit $4 offset $5', ' limit $5') || ') x'
-        into v_skip using v_sql.r_values, v_now, p_fields, p_size, v_skip, v_mark;
+        into v_skip using v_sql.r_query, v_now, p_fields, p_size, v_skip, v_mark;
     end if;
     execute v_sql.r_page || v_sql.r_second || ') x' into v_more
-      using v_sql.r_values, v_now, p_fields, p_size - coalesce(cardinality(r_ids), 0), v_skip, v_mark;
+      using v_sql.r_query, v_now, p_fields, p_size - coalesce(cardinality(r_ids), 0), v_skip, v_mark;
     if v_more.array_agg is not null then
       r_ids := r_ids || v_more.array_agg;
       r_documents := concat_ws(',', r_documents, v_more.string_agg);
@@ -374,7 +356,7 @@ declare
   v_where record := hotmesh_engine.where_sql(p_namespace, p_entity, p_query, v_now);
   v_count bigint;
 begin
-  execute 'select count(*) from ' || v_where.r_table || ' where ' || v_where.r_sql into v_count using v_where.r_values, v_now;
+  execute 'select count(*) from ' || v_where.r_table || ' where ' || v_where.r_sql into v_count using v_where.r_query, v_now;
   return v_count;
 end $$;
 
@@ -391,7 +373,7 @@ declare
   v_plan json;
 begin
   execute 'explain (format json) ' || v_sql.r_page || coalesce(v_sql.r_first, v_sql.r_second) || ') x' into v_plan
-    using v_sql.r_values, v_now, null::text[], p_size, 0::bigint, v_mark;
+    using v_sql.r_query, v_now, null::text[], p_size, 0::bigint, v_mark;
   return v_plan;
 end $$;
 
@@ -449,7 +431,7 @@ begin
   if cardinality(v_groups) > 0 then
     v_sql := v_sql || format(' group by %1$s order by %1$s', array_to_string(v_groups, ', '));
   end if;
-  return query execute format('select row_to_json(x)::text from (%s limit $3) x', v_sql) using v_where.r_values, v_now, p_size;
+  return query execute format('select row_to_json(x)::text from (%s limit $3) x', v_sql) using v_where.r_query, v_now, p_size;
 end $$;
 
 -- For people: `select * from hotmesh.find('user', '[{"field": "active", "is": "=", "value": "yes"}]')`.
