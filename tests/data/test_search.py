@@ -201,7 +201,7 @@ async def test_moments_are_those_of_plain_python(conn: psycopg.Connection[Any]) 
                 moment = None
             (found,) = conn.execute("select hotmesh_engine.instant(to_jsonb(%s::text))", (text,)).fetchone() or (0,)
             assert found in (None, moment), text
-            assert found == moment or not (good[at] + other).isdigit(), text
+            assert found == moment or at >= 19 or not (good[at] + other).isdigit(), text
 
 
 async def test_a_query_of_many_values_is_answered_and_one_of_too_many_refused(dsn: str) -> None:
