@@ -12,7 +12,7 @@ class Engine:
     The parts' methods, called by the workloads below, are:
 
     worker  `setup(dsn, workload, **options)` connects and registers, but takes no work until `go()`;
-            `lateness()` returns what the sleepers noted, in seconds; `stop()` ends it cleanly.
+            `lateness()` returns what the sleepers noted in code and in steps, in seconds; `stop()` ends it cleanly.
     client  `setup(dsn, **options)`; `enqueue(workload, count)` starts that many and returns the
             seconds; `fan_out(count)` runs W3 and returns the seconds; `round_trips(count)` and
             `signal_trips(count, parked)` return seconds of each; `stop()`.

@@ -297,8 +297,8 @@ class Bench:
             return session.values
 
     def sleepers(self, engine: Engine, variant: dict[str, Any], count: int) -> dict[str, float]:
-        """W7: workflows that sleep for 1 s, started on a working worker. Each notes in a step after
-        its sleep how late it is: the wall clock less the wanted time."""
+        """W7: workflows that sleep for 1 s, started on a working worker. Each notes after its
+        sleep, and again in a step, how late it is: the wall clock less the wanted time."""
         with self._working(engine, "W7", variant) as session:
             part = session.worker if variant.get("inside") else session.client
             part.call("enqueue", workload="W7", count=count, within=120, **variant.get("enqueue", {}))
@@ -306,9 +306,10 @@ class Bench:
             if ran < count:
                 raise MeasurementFailed(f"{engine.name}: {ran} of {count} sleepers woke")
             session.wait_closed(60)
-            late = session.worker.call("lateness")
+            woke, late = session.worker.call("lateness")
             session.finish(count)
-            session.values.update({f"late_{name}": value for name, value in percentiles(late).items()})
+            session.values.update({f"late_{name}": value for name, value in percentiles(woke).items()})
+            session.values.update({f"step_{name}": value for name, value in percentiles(late).items()})
             return session.values
 
     def start_many(self, engine: Engine, variant: dict[str, Any], count: int) -> dict[str, float]:

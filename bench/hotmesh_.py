@@ -98,6 +98,7 @@ class Worker(AsyncRole):
         async def sleeper(number: int) -> float:
             wanted = workflow.now().timestamp() + 1
             await workflow.sleep_for(1)
+            self.woke.append(time.time() - wanted)
             return await workflow.execute_activity(note, wanted)
 
         @workflow.defn(name="dormant")

@@ -29,16 +29,18 @@ class Role:
 
     def __init__(self) -> None:
         self.steps_run = 0
+        self.woke: list[float] = []
         self.late: list[float] = []
 
     def reset(self) -> None:
         """Forget what has run so far."""
         self.steps_run = 0
+        self.woke = []
         self.late = []
 
-    def lateness(self) -> list[float]:
-        """Seconds by which each sleeper woke late."""
-        return self.late
+    def lateness(self) -> tuple[list[float], list[float]]:
+        """Seconds after the wanted time at which the code of each sleeper went on, and at which its next step began."""
+        return self.woke, self.late
 
     def wait_steps(self, count: int, timeout: float) -> int:
         """Wait until `count` steps have run in this process; returns how many have."""

@@ -119,6 +119,7 @@ class Worker(AsyncRole):
 
             wanted = await ctx.step("decide", decide)
             await ctx.sleep_until("sleep", datetime.fromtimestamp(wanted, UTC))
+            self.woke.append(time.time() - wanted)
             return float(await ctx.step("note", note))
 
     def go(self) -> None:

@@ -141,6 +141,7 @@ class Worker(Role):
         async def sleeper(number: int) -> float:
             wanted = time.time() + 1
             await DBOS.sleep_async(1)
+            self.woke.append(time.time() - wanted)
             return await note(wanted)
 
         self.one_step, self.wait, self.sleeper = one_step, wait, sleeper
@@ -175,6 +176,7 @@ class Worker(Role):
         def sleeper(number: int) -> float:
             wanted = time.time() + 1
             DBOS.sleep(1)
+            self.woke.append(time.time() - wanted)
             return note(wanted)
 
         self.one_step, self.wait, self.sleeper = one_step, wait, sleeper
