@@ -58,10 +58,23 @@ begin
   call hotmesh_engine.flush_log();
 end $$;
 
+-- The lock of a key's slot, which somebody else has, waited for as long as a commit may take. Usually that is the turn
+-- that registers the very wait that the signal is for: to leave the signal to the next turn takes longer (without
+-- pauses between start and signal: 1.11 times as long until the result). Who waits here holds nothing that a turn or
+-- another signal comes for but, perhaps, an idempotency key of its own. False if the lock is not to be had.
+create or replace function hotmesh_engine.slot_wait(p_slot int) returns boolean
+language plpgsql volatile set search_path = pg_catalog, pg_temp set lock_timeout = '10ms' as $$
+begin
+  perform pg_advisory_xact_lock(1212370259, p_slot);
+  return true;
+exception when lock_not_available then
+  return false;
+end $$;
+
 -- What routing would do for a new message of its own in the usual cases, in a quarter of its
 -- statements: nobody waits for it, and it stays; or a single wait asks for it, and nothing older is
--- kept under the key. Same locks, same order, same reasons as in route.sql; false, with nothing done
--- but a slot locked, if it is not that simple.
+-- kept under the key. Same locks, same order, same reasons as in route.sql, but that it waits a moment for the slot;
+-- false, with nothing done but a slot locked, if it is not that simple.
 -- A worker that is asleep gets a small message with its notification, and need not fetch it; one that
 -- is awake looks anyway. Should it see the message twice, it knows it by its id.
 create or replace function hotmesh_engine.hand_over(
@@ -76,7 +89,8 @@ declare
   v_holder  bigint;
   v_asleep  boolean;
 begin
-  if not pg_try_advisory_xact_lock(1212370259, hotmesh_engine.slot(p_ns, p_key)) then
+  if not pg_try_advisory_xact_lock(1212370259, hotmesh_engine.slot(p_ns, p_key))
+     and not hotmesh_engine.slot_wait(hotmesh_engine.slot(p_ns, p_key)) then
     return false;
   end if;
   select count(*), min(w.run_id), min(w.command),
