@@ -149,12 +149,13 @@ begin
   end case;
   if pg_column_size(r_data) > 2097152 then
     r_data := p_data; r_changed := null; r_answer := null;
-    r_error := 'the document would have more than 2 MB';
+    r_error := 'the document would have more than 2 MB, as PostgreSQL stores it (jsonb)';
   end if;
 end $$;
 
 -- One operation on one record, which is locked and read here, and noted in its history.
---   p_follows  the run with whose retention the record goes from now on; null: as before
+--   p_follows  the run with whose retention the record goes from now on, and no longer by a time of its own; null: as
+--              before. A run that works on somebody else's record (a hook: p_run without p_follows) begins none.
 --   p_expires  null: as before, and never for a new one
 -- A record that has lapsed counts as none, whether or not it is still there.
 create or replace function hotmesh_engine.write_record(
@@ -185,6 +186,10 @@ begin
     r_error := v_done.r_error;
     if r_error is not null or v_done.r_changed is null or (cardinality(v_done.r_changed) = 0 and not v_fresh) then
       return;                                        -- nothing to write down
+    elsif v_fresh and p_run is not null and p_follows is null then
+      r_answer := null;
+      r_error := 'the record is gone: it was flushed, or its time is over';
+      return;
     end if;
     if v_there then
       if v_fresh then                                -- what it was before is nobody's history any more
@@ -193,7 +198,8 @@ begin
       update hotmesh_engine.record
          set data = v_done.r_data, version = v_version, updated_at = p_now,
              created_at = case when v_fresh then p_now else created_at end,
-             expires_at = coalesce(p_expires, case when v_fresh then 'infinity' else expires_at end),
+             expires_at = coalesce(p_expires, case when v_fresh or follows is distinct from coalesce(p_follows, follows)
+                                                   then 'infinity' else expires_at end),
              follows = coalesce(p_follows, case when not v_fresh then follows end)
        where entity_id = p_entity and id = p_id;
       exit;
@@ -299,10 +305,16 @@ begin
     v_entity, p_id, p_op, p_args::jsonb, v_now, null, null, null, null,
     case when p_ttl >= interval '1000 years' then 'infinity' else v_now + p_ttl end);
   if v_done.r_error is not null then
-    raise exception using errcode = 'HM041', message = v_done.r_error,
-      detail = format('record %s of entity %s', quote_literal(left(p_id, 200)), quote_literal(left(p_entity, 200)));
+    perform hotmesh_engine.refuse_change(p_entity, p_id, v_done.r_error);
   end if;
   return v_done.r_answer::text;
+end $$;
+
+create or replace function hotmesh_engine.refuse_change(p_entity text, p_id text, p_why text) returns void
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+begin
+  raise exception using errcode = 'HM041', message = p_why,
+    detail = format('record %s of entity %s', quote_literal(left(p_id, 200)), quote_literal(left(p_entity, 200)));
 end $$;
 
 create or replace function hotmesh_engine.no_record(p_namespace text, p_entity text, p_id text) returns void
@@ -315,8 +327,8 @@ begin
 end $$;
 
 -- Starts one run that works on a record, and writes the record with it, in one transaction.
---   p_hook  the record must be there and stays whose it is; else the run begins it, p_data is set in it,
---           and it goes with the run's retention
+--   p_hook  the record must be there and stays whose it is; else it is the run's, which begins it or takes it over:
+--           p_data is set in it, and it goes with the run's retention
 -- All else as in hotmesh_engine.start.
 create or replace function hotmesh_engine.start_on_record(
   p_namespace text, p_entity text, p_record text, p_data json, p_hook boolean,
@@ -329,6 +341,7 @@ declare
   v_entity int := hotmesh_engine.entity_id(hotmesh_engine.namespace_id(p_namespace), p_entity);
   v_run    bigint;
   v_is_new boolean;
+  v_error  text;
 begin
   perform hotmesh_engine.check_name('record id', p_record);
   if p_hook and not exists (
@@ -345,8 +358,14 @@ begin
     insert into hotmesh_engine.bound (run_id, entity_id, id, hook) values (v_run, v_entity, p_record, p_hook)
     on conflict do nothing;                          -- a lost twin of this call was here
     if found and p_data is not null then
-      perform hotmesh_engine.write_record(
+      select r_error into v_error from hotmesh_engine.write_record(
         v_entity, p_record, 'set', p_data::jsonb, hotmesh.now(), v_run, null, null, v_run, 'infinity');
+      if v_error is not null then
+        perform hotmesh_engine.refuse_change(p_entity, p_record, v_error);
+      end if;
+    elsif found and not p_hook then
+      update hotmesh_engine.record set follows = v_run, expires_at = 'infinity'
+       where entity_id = v_entity and id = p_record and not hotmesh_engine.lapsed(expires_at, follows, hotmesh.now());
     end if;
   end if;
   return query select v_run, v_is_new;
@@ -417,10 +436,13 @@ end $$;
 
 -- ---------------------------------------------------------------------------------- reading --
 
+-- Volatile, although they change nothing: who waits here while an entity gets a table of its own must then read with a
+-- snapshot of after that, or would look for the records where they are now, and not see that they have come.
+
 -- A record's document, null if there is none (or no more). p_fields: only those.
 create or replace function hotmesh.record(entity text, id text, namespace text default 'default', fields text[] default null)
 returns jsonb
-language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 #variable_conflict use_variable
 declare
   v_now timestamptz := hotmesh.now();
@@ -439,7 +461,7 @@ comment on function hotmesh.record(text, text, text, text[]) is
 create or replace function hotmesh.record_as_of(
   entity text, id text, at timestamptz default null, seq int default null, namespace text default 'default'
 ) returns jsonb
-language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 #variable_conflict use_variable
 declare
   v_entity  int := hotmesh_engine.known_entity(namespace, entity);

@@ -125,7 +125,8 @@ hotmesh_engine.find_sql, hotmesh_engine.page_mark, hotmesh_engine.find,
 hotmesh_engine.count_records, hotmesh_engine.explain_find, hotmesh_engine.aggregate, hotmesh.find,
 hotmesh_engine.wake_schedules, hotmesh_engine.watch_buffers, hotmesh_engine.note_missed,
 hotmesh.update_schedule, hotmesh_engine.queue_or_stand_in, hotmesh_engine.queue_lock, hotmesh_engine.name_queues,
-hotmesh_engine.uncached_retention, hotmesh_engine.slot_wait;
+hotmesh_engine.uncached_retention, hotmesh_engine.slot_wait,
+hotmesh_engine.refuse_change;
 drop table hotmesh_engine.bound, hotmesh_engine.record_change,
   hotmesh_engine.entity_field, hotmesh_engine.entity;
 drop index hotmesh_engine.run_identity;

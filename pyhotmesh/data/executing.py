@@ -34,10 +34,12 @@ class Executing(Spaces):
         """The result of the entity's function for this id: the one that is there, or of the run under way, or
         of a new one. One that failed is not kept: the next call runs again.
 
-        ``search={"data": {...}}`` is the new record's beginning, written in the same transaction as the
-        start. ``ttl``: how long after its end the workflow is kept, and its record with it; ``"infinity"``
-        or 7 days without it.
+        ``search={"data": {...}}`` is written in the same transaction as the start: the new record's beginning, or set in
+        the one that is there (of a run that failed, or made by ``set``), which is this workflow's from now on.
+        ``ttl``: how long after its end the workflow is kept, and its record with it; ``"infinity"``, or 7 days
+        without it.
 
+        ``RecordError``: the data do not fit into a record, and nothing has started.
         Raises ``WorkflowFailed`` and the others of ``Handle.result``; ``TimeoutError``: it goes on.
         """
         record = id if id is not None else guid()
@@ -52,7 +54,8 @@ class Executing(Spaces):
         self, entity: str, id: str, fn: str | Callable[..., Any], args: Sequence[Any] = (), *, namespace: str | None = None
     ) -> str:
         """Runs one more function within a record that is there, and returns the id of that workflow at once.
-        It is one of the ``hooks`` of ``connect``. ``RecordError``: there is no such record."""
+        It is one of the ``hooks`` of ``connect``. ``RecordError``: there is no such record; the function gets it as
+        well, if it changes the record when that is gone."""
         name = type_of_hook(entity, fn)
         key = f"{workflow_id(entity, id)}:{guid()}"
         await self._start(self._space(namespace), entity, id, None, name, key, args, None, None, hook=True)

@@ -45,6 +45,21 @@ async def upgrade(plan: str) -> str:
     return plan
 
 
+async def idle(name: str) -> str:
+    return name
+
+
+async def late() -> list[Any]:
+    await workflow.wait_for("late")
+    search = workflow.search()
+    found = await search.get("late")
+    try:
+        await search.incr("late")
+    except RecordError as error:
+        return [found, error.message]
+    return [found, "counted"]
+
+
 def serving(dsn: str) -> MeshData:
     return MeshData(dsn, SCHEMA, namespace="meshdata")
 
@@ -102,6 +117,54 @@ async def test_a_record_is_kept_with_its_workflow_and_no_longer(dsn: str, conn: 
         conn.execute("select hotmesh.prune()")
         assert conn.execute("select id from hotmesh_engine.record").fetchall() == [("long",)]
         assert conn.execute("select distinct id from hotmesh_engine.record_change").fetchall() == [("long",)]
+
+
+async def test_what_a_record_cannot_hold_is_no_start(dsn: str, conn: psycopg.Connection[Any]) -> None:
+    async with serving(dsn) as data:
+        await data.connect("user", user)
+        much = {"data": {"active": "no", "points": [1] * 200_000}}  # 0.4 MB of JSON, more than 2 as jsonb
+        with pytest.raises(RecordError, match="more than 2 MB, as PostgreSQL stores it"):
+            await data.exec("user", ["a"], id="a", search=much, ttl="infinity")
+        assert await data.get("user", "a") is None
+        assert conn.execute("select count(*) from hotmesh.workflows").fetchone() == (0,)
+        assert await data.exec("user", ["b"], id="a") == "Welcome, b."
+
+
+async def test_a_record_is_its_workflows_once_that_is_executed(dsn: str, conn: psycopg.Connection[Any]) -> None:
+    async with serving(dsn) as data:
+        await data.connect("user", user)
+        await data.connect("idle", idle)
+        for entity, search in (("user", None), ("user", {"data": {"a": 1}}), ("idle", None)):
+            await data.set(entity, "x", {"active": "no"}, ttl="1 hour")
+            await data.exec(entity, ["x"], id="x", search=search, ttl="infinity")
+            conn.execute("select hotmesh_engine.skip('2 hours')")
+            conn.execute("select hotmesh.prune()")
+            assert await data.get(entity, "x") is not None, "its own time was over, its workflow's is not"
+            await data.flush(entity, "x")
+        await data.set("idle", "gone", {"n": 1}, ttl="1 hour")
+        conn.execute("select hotmesh_engine.skip('2 hours')")
+        await data.exec("idle", ["x"], id="gone", ttl="infinity")
+        assert await data.get("idle", "gone") is None, "what has lapsed does not come back"
+
+
+@pytest.mark.parametrize("how", ["lapsed", "pruned", "flushed"])
+async def test_a_hook_whose_record_is_gone_begins_none(dsn: str, conn: psycopg.Connection[Any], how: str) -> None:
+    async with serving(dsn) as data:
+        await data.connect("user", user, hooks=[late])
+        await data.exec("user", ["a"], id="h", ttl="1 hour")
+        hook = await data.hook("user", "h", late)
+        if how == "flushed":
+            await data.flush("user", "h")
+        else:
+            conn.execute("select hotmesh_engine.skip('2 hours')")
+            if how == "pruned":
+                conn.execute("select hotmesh.prune()")
+        await data.signal("late")
+        assert await data.client.get_handle(hook).result() == [None, "the record is gone: it was flushed, or its time is over"]
+        assert await data.get("user", "h") is None
+        assert conn.execute("select count(*) from hotmesh_engine.record where data ? 'late'").fetchone() == (0,)
+        await data.exec("user", ["b"], id="h")
+        assert await data.get("user", "h") == {"active": "yes", "runs": 1}
 
 
 async def test_hooks_work_on_the_record_and_end_with_it(dsn: str) -> None:

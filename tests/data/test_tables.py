@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psycopg
@@ -98,6 +99,21 @@ async def test_a_view_that_is_there_follows_at_once(dsn: str, conn: psycopg.Conn
             assert where(conn) == {"record_rest": 1}, "somebody reads the view"
         conn.execute("select hotmesh_engine.own_table(1)")
         assert where(conn) == {"record_1": 1} and conn.execute(shown).fetchall() == [("one",)]
+
+
+async def test_who_reads_while_records_move_finds_them(dsn: str, conn: psycopg.Connection[Any]) -> None:
+    async with MeshData(dsn, schema()) as data:
+        await data.set("thing", "one", {"n": 1})
+        with psycopg.connect(dsn) as mover:
+            mover.execute("select hotmesh_engine.own_table(1)")
+            ahead = datetime.now(UTC) + timedelta(hours=1)
+            reads = [data.get("thing", "one"), data.get("thing", "one", as_of=ahead), data.incr("thing", "one", "n", 0)]
+            reading = asyncio.gather(*reads)
+            waits = "select count(*) from pg_locks where not granted"
+            while conn.execute(waits).fetchone() != (3,):
+                await asyncio.sleep(0.01)
+        assert await reading == [{"n": 1}, {"n": 1}, 1]
+        assert where(conn) == {"record_1": 1}
 
 
 @pytest.mark.limit(90)
