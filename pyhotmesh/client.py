@@ -224,8 +224,8 @@ class Client:
         if future is None:
             results = await self._waiting()
             future = results.future(run_id)
-            await self._rows(engine.AWAIT, (Int8s([run_id]), results.client_id))
-            await results.check([run_id])
+            ((runs, states, outcomes),) = await self._rows(engine.AWAIT, (Int8s([run_id]), results.client_id))
+            results.settle(list(zip(runs or (), states or (), outcomes or (), strict=True)))
         try:
             async with asyncio.timeout(timeout):
                 if not registered:

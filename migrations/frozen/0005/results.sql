@@ -1,6 +1,6 @@
 -- Results, for those who wait for them.
 --
--- Waiting without a gap: the client inserts itself into `waiter` in one statement and looks at
+-- Waiting without a gap: the client inserts itself into `waiter` in one transaction and looks at
 -- `outcome` in the next (or did so with the start). The worker that closes a run looks into
 -- `waiter` in the closing turn and again in the turn after. Whichever commits last sees the other.
 
@@ -23,13 +23,24 @@ begin
   return v_run;
 end $$;
 
--- Not flushed: what a crash takes from it the client's next poll replaces, and the flush of the turn that
--- closes the run would have to wait for this one.
-create or replace function hotmesh_engine.await(p_runs bigint[], p_client bigint) returns void
-language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+-- Outcomes of those of the runs that have closed; if some have not, the client waits for them from now on, and what
+-- closes meanwhile is looked for after that has been committed. Not flushed: what a crash takes from it the client's
+-- next poll replaces, and the flush of the turn that closes the run would have to wait for this one.
+create or replace procedure hotmesh_engine.await(
+  p_runs bigint[], p_client bigint, inout r_run bigint[], inout r_status smallint[], inout r_payload text[]
+)
+language plpgsql as $$
 begin
+  select array_agg(o.run_id), array_agg(o.status), array_agg(o.payload::text) into r_run, r_status, r_payload
+    from hotmesh_engine.outcome o where o.run_id = any (p_runs);
+  if cardinality(r_run) = cardinality(p_runs) then
+    return;
+  end if;
   set local synchronous_commit = off;
-  insert into hotmesh_engine.waiter (run_id, client) select r, p_client from unnest(p_runs) r on conflict do nothing;
+  insert into hotmesh_engine.waiter (run_id, client) select r, p_client from pg_catalog.unnest(p_runs) r on conflict do nothing;
+  commit;
+  select array_agg(o.run_id), array_agg(o.status), array_agg(o.payload) into r_run, r_status, r_payload
+    from hotmesh_engine.outcomes(p_runs, p_client) o;
 end $$;
 
 -- Outcomes of those of the runs that have closed; the client waits for these no longer.
