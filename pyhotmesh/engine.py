@@ -36,10 +36,10 @@ _GROUPS = (
 
 
 @lru_cache(maxsize=256)
-def _turn(groups: tuple[bool, ...]) -> str:
+def _turn(groups: tuple[bool, ...], flush: bool) -> str:
     """The statement of a turn that carries these groups of arrays; one prepared statement each."""
     names = [*_CAPACITY, *(name for group, used in zip(_GROUPS, groups, strict=True) if used for name in group)]
-    return f"select * from hotmesh_engine.turn({', '.join(f'{name} => %b' for name in names)})"
+    return f"select * from hotmesh_engine.turn({', '.join(f'{name} => %b' for name in names)}, p_flush => {flush})"
 
 
 NEEDS = "0005"  # the oldest revision of the schema that has all of these
@@ -47,7 +47,7 @@ REVISION = "select version_num from hotmesh_migration.version"
 REGISTER = "select hotmesh_engine.register(%s, %s, %s, %s, %s, %s)"
 WARM_UP = "select hotmesh_engine.warm_up(%b)"
 HEARTBEAT = "select * from hotmesh_engine.heartbeat(%b, %b, %b, %b, %b)"
-ADOPT = "select run, command, seq, fence from hotmesh_engine.adopt(%b, %b, %s, %b, %b, %b, %b)"
+ADOPT = "select run, command, seq, fence from hotmesh_engine.adopt(%b, %b, %s, %b, %b, %b, %b, %b, %b)"
 SERVE = "select hotmesh_engine.serve(%s, %s, %s)"
 GIVEN = "select * from hotmesh_engine.given(%b, %b)"
 RETIRE = "select hotmesh_engine.retire(%s)"
@@ -197,7 +197,7 @@ def turn_call(
     if records:
         params += _columns(records, Int8s, Int4s, Int4s, Texts, Jsons)
     # fmt: on
-    return _turn(groups), params
+    return _turn(groups, bool(ends) or not all(parcel.is_internal for parcel in parcels)), params
 
 
 def _columns(rows: Sequence[tuple[Any, ...]], *types: type[list[Any]]) -> list[list[Any]]:

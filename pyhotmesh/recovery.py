@@ -6,7 +6,8 @@ If not, routing or claiming meets something of somebody else's: turns go on with
 looks for it and sets it aside (aside.sql).
 
 *Unknown* (the connection broke): a new incarnation adopts what this one held (workers.sql), and learns by
-each run's last seq whether its parcel was recorded. Nothing is sent twice.
+each run's last seq whether its parcel was recorded. Nothing is sent twice. What the server has lost (see
+``Parcel.is_internal``) this worker's memory is ahead of: such runs are released, and begin from the journal.
 
 Anything else is repeated whole, by the loop.
 """
@@ -138,12 +139,14 @@ class Recovery:
         old, new = held.worker_id, engine.new_id()
         runs = list(held.runs.values())
         # Also those that have ended but are not known to be recorded: else they would be run again.
+        sent = {p.run.run_id: p for p in parcels}
+        stands = [_stands(run, sent.get(run.run_id)) for run in runs]
         tasks = [(e.run_id, e.command, e.attempt) for e in held.tasks.values()]
         tasks += [(e.run, e.command, e.attempt) for e in (*ends, *held.ends)]
         # fmt: off
         params = (
             old, new, held.name, Int8s(r.run_id for r in runs), Int8s(t[0] for t in tasks), Int4s(t[1] for t in tasks),
-            Int4s(t[2] for t in tasks),
+            Int4s(t[2] for t in tasks), Int4s(base for base, _ in stands), Int4s(last for _, last in stands),
         )
         # fmt: on
         delay, said = 0.05, ""
@@ -166,7 +169,7 @@ class Recovery:
         await self._feeder.callback(self._sort_out, rows, parcels, ends)
 
     def _sort_out(self, rows: Rows, parcels: list[Parcel], ends: list[TaskEnd]) -> None:
-        """Settles what was recorded; what was not is sent again, and runs that fit neither are dropped."""
+        """Settles what was recorded; what was not is sent again. Runs that fit neither the engine has released."""
         held = self._held
         kept = {run: (seq, fence) for run, command, seq, fence in rows if command is None}
         still = {(run, command): attempt for run, command, attempt, _ in rows if command is not None}
@@ -182,16 +185,11 @@ class Recovery:
                 continue
             seq, run.fence = kept[run.run_id]
             if parcel is None:
-                if seq != (run.next.base if run.next else run.seq):
-                    held.drop(run)
                 continue
-            last = parcel.base + len(parcel.rows)
-            if seq == last and parcel.rows:
+            if parcel.rows and seq > parcel.base:
                 recorded.append(parcel)
-            elif seq == parcel.base:
-                self._send_again(run, parcel)
             else:
-                held.drop(run)
+                self._send_again(run, parcel)
         for key, execution in list(held.tasks.items()):
             if still.get(key) != execution.attempt and not execution.finished:
                 execution.cancel("its lease is gone")
@@ -206,6 +204,14 @@ class Recovery:
             parcel.extend(run.next)
         run.next = parcel
         self._held.dirty[run.run_id] = run
+
+
+def _stands(run: Run, parcel: Parcel | None) -> tuple[int, int]:
+    """The last row of a run's journal, before and after the parcel that is in flight, if there is one."""
+    if parcel is not None:
+        return parcel.base, parcel.base + len(parcel.rows)
+    seq = run.next.base if run.next else run.seq
+    return seq, seq
 
 
 def first_line(error: BaseException) -> str:

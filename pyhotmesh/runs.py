@@ -10,10 +10,11 @@ from __future__ import annotations
 from typing import Any
 
 from .executor import Execution
-from .replay import Instance
+from .replay import CANCEL_REQUESTED, COMMANDS, LEASE_LOST, SIGNAL_RECEIVED, STARTED, TIMER_FIRED, Instance
 
 KEEP = 0
 PARK = -1
+INTERNAL = frozenset((STARTED, TIMER_FIRED, SIGNAL_RECEIVED, COMMANDS, LEASE_LOST, CANCEL_REQUESTED))  # kinds of rows
 
 
 class More:
@@ -82,6 +83,15 @@ class Parcel:
             len(self.rows) == 1 and not self.has_result and self.end == KEEP and not self.starts
             and (self.more is None or not (self.more.asks or self.more.ended or self.more.cleared))
         )  # fmt: skip
+
+    @property
+    def is_internal(self) -> bool:
+        """Nobody outside of the engine acts on it. If a crash of the server takes it, the run goes over it again: so it
+        need not be durable before the run goes on. What is recorded later is flushed after it, as the log has an order."""
+        more = self.more
+        return not (
+            self.starts or self.end > KEEP or (more is not None and (more.tasks or more.signals or more.records or more.lists))
+        ) and all(row[2] in INTERNAL for row in self.rows)
 
     def extra(self) -> More:
         """What few parcels carry, made if need be."""

@@ -82,9 +82,10 @@ create index activity_aside on hotmesh_engine.activity_task (scheduled_at) where
 alter table hotmesh_engine.worker add column suspect_command int;
 """
 
-# The last arguments of `turn` are new, and what the others return; `await` commits in between.
+# The last arguments of `turn` and `adopt` are new, and what the others return; `await` commits in between.
 _REPLACED = """\
 drop function hotmesh_engine.close_runs, hotmesh_engine.wake_clients, hotmesh_engine.claim_tasks, hotmesh_engine.await;
+drop function hotmesh_engine.adopt;
 drop function hotmesh_engine.turn(
 bigint, int[], int, int, int, timestamptz, bigint, boolean, bigint[], bigint[], int[], int[],
 smallint[], timestamptz[], json[], bigint[], bigint[], int[], smallint[], int[], timestamptz[],
@@ -102,7 +103,7 @@ update hotmesh_engine.activity_task t set queue_id = hotmesh_engine.queue_id(s.n
 drop schema hotmesh_data cascade;
 drop view hotmesh.records, hotmesh.record_changes;
 drop table hotmesh_engine.record;
-drop function hotmesh_engine.turn, hotmesh_engine.close_runs, hotmesh_engine.wake_clients;
+drop function hotmesh_engine.turn, hotmesh_engine.adopt, hotmesh_engine.close_runs, hotmesh_engine.wake_clients;
 drop function hotmesh_engine.claim_tasks, hotmesh_engine.has_lived;
 drop procedure hotmesh_engine.start_early, hotmesh_engine.signal_early, hotmesh_engine.flush_log, hotmesh_engine.await;
 drop index hotmesh_engine.activity_suspect, hotmesh_engine.activity_aside;

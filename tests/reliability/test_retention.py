@@ -127,7 +127,7 @@ def test_dead_workers_are_remembered_for_a_day_and_until_their_runs_are_others(d
 
 def test_clients_that_never_came_back_are_forgotten(db: Database) -> None:
     (run,) = start(db, "w")
-    db.rows("select hotmesh_engine.await(%s, 7)", [run])
+    db.rows("call hotmesh_engine.await(%s, 7, null, null, null)", [run])
     prune(db)
     assert left(db)["waiter"] == 1
     db.rows("update hotmesh_engine.waiter set since = since - interval '2 days' returning 1")

@@ -105,7 +105,10 @@ create or replace function hotmesh_engine.turn(
   q_command          int[] default '{}',
   q_seq              int[] default '{}',
   q_op               text[] default '{}',
-  q_args             json[] default '{}'
+  q_args             json[] default '{}',
+  -- whether to wait for the disk: not if nobody outside acts on what this turn records (runs.py, Parcel.is_internal).
+  -- Should a crash of the server take it, the runs go over it again, by another worker or, after adopt, by this one
+  p_flush            boolean default true
 ) returns setof hotmesh_engine.turn_row
 language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 declare
@@ -139,8 +142,7 @@ begin
     raise exception using errcode = 'HM004', message = 'this worker''s lease has ended',
       hint = 'Its runs are with other workers. Register anew.';
   end if;
-  if cardinality(p_run) = 0 and cardinality(d_run) = 0 and cardinality(t_run) = 0 then
-    -- Claims and locks only: losing them in a crash of the server loses nothing.
+  if not p_flush then
     set local synchronous_commit = off;
   end if;
 

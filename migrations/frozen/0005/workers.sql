@@ -100,11 +100,14 @@ end $$;
 -- After a call whose reply was lost. The old row's lock waits until a turn of the old incarnation
 -- that is still running has ended; one that starts later is refused. Then the runs and tasks that
 -- the worker knows move to the new incarnation, with their messages to be handed out again (the
--- worker drops the ones it has), and what it does not know is released as if never claimed.
+-- worker drops the ones it has), and what it does not know is released as if never claimed. So is a run whose
+-- journal is neither at p_base nor at p_last, where the worker's memory of it may stand: the server has lost
+-- what was not flushed (or, as a promoted standby, never had it), and the run is to begin from what there is.
 -- Returns each run that moved, with its last journal seq; `command` null for runs, set for tasks.
 -- May be repeated: a second call finds the old row dead and answers from the new one's rows.
 create or replace function hotmesh_engine.adopt(
-  p_old bigint, p_new bigint, p_name text, p_runs bigint[], t_run bigint[], t_command int[], t_attempt int[]
+  p_old bigint, p_new bigint, p_name text, p_runs bigint[], t_run bigint[], t_command int[], t_attempt int[],
+  p_base int[] default null, p_last int[] default null          -- null: wherever it is
 ) returns table (run bigint, command int, seq int, fence int)
 language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 #variable_conflict use_column
@@ -122,7 +125,11 @@ begin
     delete from hotmesh_engine.sleeper where worker_id = p_old;      -- first: see give.sql
     insert into hotmesh_engine.worker (worker_id, name, queues, started_at, beat_at, contact_at, lease, version)
     values (p_new, p_name, v_old.queues, clock_timestamp(), clock_timestamp(), v_old.contact_at, v_old.lease, v_old.version);
-    update hotmesh_engine.live set holder = p_new where holder = p_old and run_id = any (p_runs);
+    update hotmesh_engine.live l set holder = p_new
+      from unnest(p_runs, p_base, p_last) u(run, base, last)
+     where l.holder = p_old and l.run_id = any (p_runs) and l.run_id = u.run
+       and (p_base is null or coalesce((select j.seq from hotmesh_engine.journal j
+                                         where j.run_id = u.run order by j.seq desc limit 1), 0) in (u.base, u.last));
     update hotmesh_engine.inbox set holder = p_new, handed = false
      where run_id = any (array(select run_id from hotmesh_engine.live where holder = p_new));
     update hotmesh_engine.inbox set holder = p_new, handed = false where holder = p_old and kind = 100;
