@@ -66,6 +66,7 @@ declare
   v_row       record;
   v_old       bigint;
   v_tries     int := 0;
+  v_count     int;
 begin
   select n.namespace_id, q.queue_id into v_ns, v_queue
     from hotmesh_engine.namespace n left join hotmesh_engine.queue q on q.namespace_id = n.namespace_id and q.name = p_queue[1]
@@ -162,21 +163,20 @@ begin
   end if;
 
   loop
-    with ins as (
-      insert into hotmesh_engine.open_id (namespace_id, workflow_id, run_id)
-      select v_ns, u.id, u.run
-        from unnest(p_id, v_runs) with ordinality u(id, run, i)
-       where v_final is null or v_final[u.i] is null
-       order by u.id, u.i
-      on conflict do nothing
-      returning run_id)
-    select array_agg(run_id) into v_won from ins;
-
-    if coalesce(cardinality(v_won), 0) = v_n and p_reuse = 'allow_duplicate' then
-      exit;                                          -- the usual case: everybody new
-    end if;
+    insert into hotmesh_engine.open_id (namespace_id, workflow_id, run_id)
+    select v_ns, u.id, u.run
+      from unnest(p_id, v_runs) with ordinality u(id, run, i)
+     where v_final is null or v_final[u.i] is null
+     order by u.id, u.i
+    on conflict do nothing;
+    get diagnostics v_count = row_count;
+    exit when v_count = v_n and p_reuse = 'allow_duplicate';       -- the usual case: everybody new
 
     -- Judge the rest in later statements, which see what the twin committed.
+    select array_agg(u.run) into v_won
+      from unnest(p_id, v_runs) u(id, run) cross join lateral (
+        select from hotmesh_engine.open_id o
+         where o.namespace_id = v_ns and o.workflow_id = u.id and o.run_id = u.run offset 0) o;
     for v_row in
       select i, p_id[i] as id, v_runs[i] as run, p_request[i] as request, v_runs[i] = any (v_won) as won
         from generate_series(1, v_n) i where v_final is null or v_final[i] is null

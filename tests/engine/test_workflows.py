@@ -195,6 +195,29 @@ async def test_many(dsn: str) -> None:
     assert results == [f"N{i}" for i in range(1500)]
 
 
+@pytest.mark.parametrize("policy", ["fail", "use_existing", "terminate_existing"])
+async def test_of_many_an_id_is_taken(dsn: str, policy: str) -> None:
+    async with Client(dsn) as client:
+        await client.workflow.start(shout, args=["old"], workflow_id="n1500")
+        requests = [StartRequest(shout, [f"n{i}"], workflow_id=f"n{i}") for i in range(4000)]
+        if policy == "fail":
+            with pytest.raises(WorkflowAlreadyStarted, match="n1500"):
+                await client.workflow.start_many(requests)
+            taken = await client._rows("select workflow_id from hotmesh_engine.open_id", ())
+            groups = [sum(1 for (name,) in taken if int(name[1:]) // 1000 == group) for group in range(4)]
+            assert groups[:2] == [1000, 1] and set(groups[2:]) <= {0, 1000}
+            before = await client.workflow.count()
+            await asyncio.sleep(0.1)
+            assert await client.workflow.count() == before, "nothing is under way any more"
+            return
+        handles = await client.workflow.start_many(requests, id_conflict_policy=policy)
+        assert [h.workflow_id for h in handles] == [r.id for r in requests]
+        assert len({h.run_id for h in handles}) == 4000
+        (old,) = await client._rows("select input::text from hotmesh_engine.run where run_id = %s", (handles[1500].run_id,))
+        assert old[0] == ('["old"]' if policy == "use_existing" else '["n1500"]')
+        assert await client.workflow.count(status="ready") == 4000
+
+
 async def test_what_is_done_leaves_nothing_behind(dsn: str) -> None:
     async with Client(dsn) as client, serve(client):
         await client.workflow.execute(stubborn)
