@@ -7,7 +7,9 @@ in which they are made; await them, or ``gather`` several.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Iterable, Mapping
+from decimal import Decimal
 from typing import Any
 
 from . import payloads
@@ -43,31 +45,21 @@ def fields_of(given: Mapping[str, Any] | None, named: Mapping[str, Any]) -> dict
 
 
 def encode(value: Any) -> bytes:
-    """A value as JSON that stays what it is in ``jsonb``: a float keeps its point, also beyond 1e16."""
-    data = payloads.encode(value)
-    if b"e" in data and _has_exponent(data):
-        return _write(payloads.decode(data)).encode()
-    return data
+    """A value as JSON that ``jsonb`` keeps as it is: a float has its point there, also beyond 1e16, and the same text as
+    any other that is equal to it. For what is written and for what is asked for."""
+    data = payloads.encode(value, payloads.EXACT)
+    return _NUMBER.sub(_written_out, data) if _EXPONENT.search(data) else data
 
 
-def _has_exponent(data: bytes) -> bool:
-    at = data.find(b"e")
-    while at >= 0:
-        if at and data[at - 1 : at].isdigit() and data[at + 1 : at + 2] in b"-+0123456789":
-            return True
-        at = data.find(b"e", at + 1)
-    return False
+_EXPONENT = re.compile(rb"\de[-+\d]")  # in a number, or in a text
+_NUMBER = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|([-\d.]+e[-+]?\d+)', re.DOTALL)  # all texts, and numbers with an exponent
 
 
-def _write(value: Any) -> str:
-    if isinstance(value, float):
-        text = f"{value:f}" if value.is_integer() else repr(value)
-        return text if "." in text or "e" in text else f"{text}.0"
-    if isinstance(value, dict):
-        return "{" + ",".join(f"{payloads.encode(k).decode()}:{_write(v)}" for k, v in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ",".join(map(_write, value)) + "]"
-    return payloads.encode(value).decode()
+def _written_out(found: re.Match[bytes]) -> bytes:
+    if found[1] is None:
+        return found[0]
+    digits = format(Decimal(found[1].decode()), "f")
+    return (digits if "." in digits else f"{digits}.0").encode()
 
 
 def path_of(path: str) -> list[str]:

@@ -11,10 +11,10 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Mapping, Sequence
-from datetime import date, datetime
+from datetime import date
 from typing import Any
 
-from .. import payloads
+from .. import documents, payloads
 from ..errors import InvalidQuery, PayloadError
 
 Tree = dict[str, Any]
@@ -55,8 +55,8 @@ def _value(value: Any) -> Any:
         return [_value(value["start"]), _value(value["end"])]
     if isinstance(value, float) and value in (float("inf"), float("-inf")):
         return "+inf" if value > 0 else "-inf"
-    if isinstance(value, datetime | date):
-        return value.isoformat()
+    if isinstance(value, date):
+        return payloads.moment(value)
     if isinstance(value, list | tuple):
         return [_value(v) for v in value]
     return value
@@ -65,7 +65,7 @@ def _value(value: Any) -> Any:
 def encode(tree: Any) -> str:
     """For the engine."""
     try:
-        return payloads.encode(tree).decode()
+        return documents.encode(tree).decode()
     except PayloadError as error:
         raise InvalidQuery(f"the query holds what no record can: {error.message}") from error
 
