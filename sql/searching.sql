@@ -102,13 +102,37 @@ begin
            when 'TIMESTAMP' then 'ISO 8601 (2026-01-31T12:00:00+00:00), or seconds since 1970.' end end);
 end $$;
 
--- Words of which the last is only begun; null where there is no word.
+-- Words of which the last is only begun; null where there is no word. An index of stems has nothing else of a word: the
+-- begun one finds those whose stem begins as it does, and those of its own stem (`running` finds `runs`). It is taken as it
+-- is, without the language, to which `be` of Berlin is a word to leave out, and with the language's letters, if nothing is
+-- cut off (`mü` is `mu` in German). A word with hyphens is begun as a whole.
 create or replace function hotmesh_engine.prefix_query(p_config regconfig, p_text text) returns tsquery
 language plpgsql immutable parallel safe set search_path = pg_catalog, pg_temp as $$
 declare
-  v_words tsquery := phraseto_tsquery(p_config, p_text);
+  v_last   text;
+  v_before text;
+  v_words  tsquery;
+  v_stem   text;
+  v_begun  tsquery;
 begin
-  return case when numnode(v_words) > 0 then (v_words::text || ':*')::tsquery end;
+  select token into v_last                             -- not the parts of a compound, spaces, tags, and the like
+    from (select u.*, lag(tokid) over (order by n) as after from ts_parse('pg_catalog.default', p_text) with ordinality u(tokid, token, n)) t
+   where tokid not in (9, 10, 11, 12, 13, 14, 18, 23) and (tokid, after) is distinct from (6, 5) order by n desc limit 1;
+  if v_last is null then
+    return null;
+  end if;
+  select lexeme into v_stem from unnest(to_tsvector(p_config, v_last)) where positions[1] = 1;
+  v_begun := (array_to_tsvector(ts_lexize('pg_catalog.simple', v_last))::text || ':*')::tsquery
+    || case when length(v_stem) = length(v_last) then (array_to_tsvector(array[v_stem])::text || ':*')::tsquery
+            else phraseto_tsquery(p_config, v_last) end;
+  v_before := left(p_text, length(p_text) - strpos(reverse(p_text), reverse(v_last)) + 1 - length(v_last));
+  v_words := phraseto_tsquery(p_config, v_before);
+  if numnode(v_words) = 0 then
+    return v_begun;
+  end if;
+  return tsquery_phrase(v_words, v_begun, 1 + coalesce(   -- and as many as were left out in between
+    (select max(p) from unnest(to_tsvector('pg_catalog.simple', v_before)) u, unnest(u.positions) p)
+    - (select max(p) from unnest(to_tsvector(p_config, v_before)) u, unnest(u.positions) p), 0));
 end $$;
 
 -- A comparison, whose value lies at p_path.

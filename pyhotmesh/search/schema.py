@@ -32,7 +32,10 @@ class Tag(Field):
 @dataclass(frozen=True)
 class Text(Field):
     """Searched by words. ``nostem``: words as they are, else the word stems of ``language``. ``sortable``:
-    may also be sorted by and compared as a whole through an index (by its first 200 characters)."""
+    may also be sorted by and compared as a whole through an index (by its first 200 characters).
+
+    Of stems, a beginning finds words whose stem begins so, or is its own: ``run*`` and ``running*`` find "running",
+    ``runn*`` does not. To search while somebody types, take ``nostem``."""
 
     nostem: bool = False
     language: str = "english"

@@ -148,6 +148,32 @@ async def test_words_are_found_by_their_stems_in_their_language_or_as_they_are(d
         ]  # fmt: skip
 
 
+async def test_a_begun_word_is_no_stop_word_and_has_no_ending(dsn: str, conn: psycopg.Connection[Any]) -> None:
+    schema = Schema("text", fields={"en": Text(), "de": Text(language="german"), "plain": Text(nostem=True)})
+    async with MeshData(dsn, schema) as data:
+        await data.create_search_index("text")
+        english, name = "She likes running in Berlin, for a theory of O'Neil\\s", "Dr. Anne-Marie Müller-Lüdenscheidt"
+        await data.set("text", "one", {"en": english, "plain": f"{english} {name}", "de": f"Die Häuser von {name}"})
+        for words, en, plain, de in (
+            ("be", 1, 1, 0), ("BERL", 1, 1, 0), ("th", 1, 1, 0), ("the", 1, 1, 0), ("run", 1, 1, 0), ("running", 1, 1, 0),
+            ("runs", 1, 0, 0), ("runn", 0, 1, 0), ("running in be", 1, 1, 0), ("running be", 0, 0, 0), ("likes running in", 0, 1, 0),
+            ("in be", 1, 1, 0), ("likes be", 0, 0, 0), ("berlin, for a theo", 1, 1, 0), ("o'ne", 1, 1, 0), ("'", 0, 0, 0),
+            ("anne-m", 0, 1, 1), ("anne-marie", 0, 1, 1), ("dr anne-m", 0, 1, 1), ("anne-marie mü", 0, 1, 1), ("mar", 0, 1, 1),
+            ("MÜLLER-LÜD", 0, 1, 1), ("häus", 0, 0, 1), ("häuser", 0, 0, 1), ("haus", 0, 0, 1), ("be:* | x", 0, 0, 0),
+            ("be' | 'x", 0, 0, 0),
+        ):  # fmt: skip
+            found = [await data.count("text", [leaf(field, "prefix", words)]) for field in ("en", "plain", "de")]
+            assert found == [en, plain, de], words
+        for at in ("example.com/pa", "http://example.com/pa", "jim@example.co", "2.5", "a/b/c", "it's 5 o'cl", "\\x", "<b>bo"):
+            await data.set("text", "two", {"plain": f"see {at}xyz now"})
+            assert await data.count("text", [leaf("plain", "prefix", f"see {at}")]) == 1, at
+        many = "insert into hotmesh_engine.record (entity_id, version, created_at, updated_at, id, data)"
+        many += " select entity_id, 1, now(), now(), i::text, jsonb_build_object('en', 'number ' || i)"
+        conn.execute(f"{many} from hotmesh_engine.entity, generate_series(1, 3000) i".encode())
+        conn.execute("analyze")
+        assert "Bitmap Index Scan" in str(await data.explain("text", '@en:"in be*"'))
+
+
 async def test_records_of_another_namespace_or_entity_are_not_found(dsn: str, conn: psycopg.Connection[Any]) -> None:
     schema = Schema("one", fields={"tag": Tag()})
     async with MeshData(dsn, schema) as data:
