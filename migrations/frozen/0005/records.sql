@@ -184,7 +184,7 @@ begin
       case when v_fresh then '{}' else v_old.data end, p_op, p_args);
     r_answer := v_done.r_answer;
     r_error := v_done.r_error;
-    if r_error is not null or v_done.r_changed is null or (cardinality(v_done.r_changed) = 0 and not v_fresh) then
+    if r_error is not null or v_done.r_changed is null or (cardinality(v_done.r_changed) = 0 and not v_fresh and p_expires is null) then
       return;                                        -- nothing to write down
     end if;
     if v_there then

@@ -29,13 +29,13 @@ begin
     perform hotmesh_engine.invalid_query('the query is nested too deeply', 'At most 50 levels.');
   end if;
   if jsonb_typeof(p_query) = 'object' then
-    if p_query ? 'field' and p_query ? 'is' and p_query - '{field,is,value}'::text[] = '{}' then
+    if p_query ?& '{field,is,value}' and p_query - '{field,is,value}'::text[] = '{}' then
       return hotmesh_engine.comparison(p_entity, p_query, p_path || 'value');
     end if;
     v_word := case when p_query ? 'and' then 'and' when p_query ? 'or' then 'or' when p_query ? 'not' then 'not' when p_query ? 'all' then 'all' end;
     v_inner := p_query -> v_word;
     v_path := p_path || v_word || ',';
-    if p_query - v_word <> '{}' then
+    if p_query - v_word <> '{}' or (v_word = 'all' and v_inner <> 'true') then
       v_word := null;
     elsif v_word = 'not' then
       return '((' || hotmesh_engine.condition(p_entity, v_inner, v_path, p_depth + 1) || ') is not true)';
@@ -45,7 +45,7 @@ begin
   end if;
   if v_word is null or jsonb_typeof(v_inner) is distinct from 'array' then
     perform hotmesh_engine.invalid_query(format('not a condition: %s', left(coalesce(p_query::text, 'null'), 200)),
-      'A condition is {"field", "is", "value"}, {"and": [...]}, {"or": [...]} or {"not": ...}.');
+      'A condition is {"field", "is", "value"} (null: has no value), {"and": [...]}, {"or": [...]}, {"not": ...} or {"all": true}.');
   end if;
   for i in 0 .. jsonb_array_length(v_inner) - 1 loop
     v_sql := concat(v_sql || ' ' || v_word || ' ', '(', hotmesh_engine.condition(p_entity, v_inner -> i, v_path || i || ',', p_depth + 1), ')');
@@ -143,6 +143,7 @@ declare
   v_is    text := p_query ->> 'is';
   v_value jsonb := p_query -> 'value';
   v_key   text := hotmesh_engine.key_of(v_field.type, format('(data -> %L)', v_field.name));
+  v_text  boolean := v_field.type in ('TAG', 'TEXT');   -- to which "-inf" is one of many
   v_sql   text;
 begin
   if v_is = '=' then
@@ -151,13 +152,13 @@ begin
   elsif v_is in ('[]', '[)', '(]', '()') and v_field.type <> 'BOOLEAN' then
     if jsonb_typeof(v_value) is distinct from 'array' or jsonb_array_length(v_value) <> 2 then
       perform hotmesh_engine.invalid_query(format('field %s: the value of a range must be [from, to]', v_field.name),
-        'null, "-inf" and "+inf" leave a side open.');
+        'null leaves a side open; so do "-inf" and "+inf" of a NUMERIC or TIMESTAMP.');
     end if;
-    if v_value -> 0 not in ('null', '"-inf"') then
+    if v_value -> 0 <> 'null' and (v_text or v_value -> 0 <> '"-inf"') then
       v_sql := hotmesh_engine.bound_sql(
         v_field.type, v_field.name, v_key, case left(v_is, 1) when '(' then '>' else '>=' end, v_value -> 0, p_path || ',0');
     end if;
-    if v_value -> 1 not in ('null', '"+inf"', '"inf"') then
+    if v_value -> 1 <> 'null' and (v_text or v_value -> 1 not in ('"+inf"', '"inf"')) then
       v_sql := concat(v_sql || ' and ', hotmesh_engine.bound_sql(
         v_field.type, v_field.name, v_key, case right(v_is, 1) when ')' then '<' else '<=' end, v_value -> 1, p_path || ',1'));
     end if;
@@ -166,7 +167,7 @@ begin
   elsif v_is in ('<', '<=', '>', '>=') and v_field.type <> 'BOOLEAN' then
     if v_value is null or v_value = 'null' then
       perform hotmesh_engine.invalid_query(format('field %s: %s needs a value', v_field.name, v_is));
-    elsif v_value in ('"+inf"', '"inf"') and v_is in ('<', '<=') or v_value = '"-inf"' and v_is in ('>', '>=') then
+    elsif not v_text and (v_value in ('"+inf"', '"inf"') and v_is in ('<', '<=') or v_value = '"-inf"' and v_is in ('>', '>=')) then
       return v_key || ' is not null';
     end if;
     return hotmesh_engine.bound_sql(v_field.type, v_field.name, v_key, v_is, v_value, p_path);
