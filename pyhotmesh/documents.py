@@ -38,10 +38,16 @@ def number(value: Any) -> int | float:
 
 def fields_of(given: Mapping[str, Any] | None, named: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a ``set``, given as a mapping, by name, or both."""
-    fields = {**(given or {}), **named}
+    fields = {**_mapping(given if given is not None else {}, "fields"), **named}
     for name in fields:
         field_name(name)
     return fields
+
+
+def _mapping(given: Any, what: str) -> Mapping[str, Any]:
+    if not isinstance(given, Mapping):
+        raise PayloadError(what, f"must be {{name: value, ...}}, not {given!r:.100}")
+    return given
 
 
 def encode(value: Any) -> bytes:
@@ -88,13 +94,13 @@ class Search:
         return self._instance.change_record("mget", payloads.encode([field_name(f) for f in fields]))
 
     def incr(self, field: str, by: float = 1) -> Awaitable[Any]:
-        """Adds to a number, in exact decimals; the new value. A missing field counts as 0. ``RecordError``
-        if it is no number."""
+        """Adds to a number, in exact decimals; the new value, beyond 64 bits as a float (in SQL it is exact). A missing
+        field counts as 0. ``RecordError`` if it is no number."""
         return self._instance.change_record("incr", encode([field_name(field), number(by)]))
 
     def mult(self, field: str, by: float) -> Awaitable[Any]:
-        """Multiplies a number, in exact decimals; the new value. A missing field counts as 1. ``RecordError``
-        if it is no number."""
+        """Multiplies a number, in exact decimals; the new value, beyond 64 bits as a float (in SQL it is exact). A missing
+        field counts as 1. ``RecordError`` if it is no number."""
         return self._instance.change_record("mult", encode([field_name(field), number(by)]))
 
     def delete(self, *fields: str) -> Awaitable[int]:
@@ -112,7 +118,7 @@ class Entity:
 
     def merge(self, document: Mapping[str, Any]) -> Awaitable[dict[str, Any]]:
         """Merges a document in: objects member by member, anything else replaced. The whole document."""
-        return self._instance.change_record("merge", encode(dict(document)))
+        return self._instance.change_record("merge", encode(dict(_mapping(document, "document"))))
 
     def append(self, path: str, value: Any) -> Awaitable[int]:
         """Appends to the array at a path (``"a.b"``), which is made if need be; its new length.

@@ -52,7 +52,10 @@ class Executing(Spaces):
         self, entity: str, id: str, fn: str | Callable[..., Any], args: Sequence[Any] = (), *, namespace: str | None = None
     ) -> str:
         """Runs one more function within a record that is there, and returns the id of that workflow at once.
-        It is one of the ``hooks`` of ``connect``. ``RecordError``: there is no such record."""
+        It is one of the ``hooks`` of ``connect``. ``RecordError``: there is no such record.
+
+        One that no worker serves (a name that is misspelt, or of a server that is yet to come) is taken: its workflow
+        waits for one that does. ``hotmesh.workflows`` has it as ``troubled``, and says why; ``interrupt`` ends it with the others."""
         name = type_of_hook(entity, fn)
         key = f"{workflow_id(entity, id)}:{guid()}"
         await self._start(self._space(namespace), entity, id, None, name, key, args, None, None, hook=True)
