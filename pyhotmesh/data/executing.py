@@ -55,7 +55,7 @@ class Executing(Spaces):
         It is one of the ``hooks`` of ``connect``. ``RecordError``: there is no such record.
 
         One that no worker serves (a name that is misspelt, or of a server that is yet to come) is taken: its workflow
-        waits for one that does. ``hotmesh.workflows`` has it as ``troubled``, and says why; ``interrupt`` ends it with the others."""
+        waits for one that does. ``hotmesh.workflows`` has it as ``troubled``, and says why; ``interrupt`` ends it too."""
         name = type_of_hook(entity, fn)
         key = f"{workflow_id(entity, id)}:{guid()}"
         await self._start(self._space(namespace), entity, id, None, name, key, args, None, None, hook=True)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Callable
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from pyhotmesh import HotMeshError, InvalidQuery, MeshData, Numeric, Schema, Tag, Text, Timestamp
+from pyhotmesh import HotMeshError, InvalidQuery, MeshData, Numeric, PayloadError, Schema, Tag, Text, Timestamp
+from pyhotmesh.documents import Entity, Search
 from tests.data.plain import leaf
 
 FIELDS = {"active": Tag(), "first": Text(), "created": Numeric(sortable=True), "at": Timestamp()}
@@ -85,6 +87,13 @@ async def test_messages_say_what_to_write_instead(dsn: str) -> None:
         for number, (call, message) in enumerate(CALLS):
             with pytest.raises(HotMeshError, match=re.escape(message)):
                 pytest.fail(f"number {number} of CALLS gave {await call(data)!r}")
+
+
+def test_a_document_that_is_none_is_refused_in_workflow_code_too() -> None:
+    instance: Any = SimpleNamespace(change_record=None)  # refused before it is asked
+    for call in (lambda: Entity(instance).merge([1]), lambda: Search(instance).set([1])):  # type: ignore[arg-type]
+        with pytest.raises(PayloadError, match=re.escape("must be {name: value, ...}, not [1]")):
+            call()
 
 
 @pytest.mark.parametrize(

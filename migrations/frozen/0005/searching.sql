@@ -109,25 +109,29 @@ end $$;
 create or replace function hotmesh_engine.prefix_query(p_config regconfig, p_text text) returns tsquery
 language plpgsql immutable parallel safe set search_path = pg_catalog, pg_temp as $$
 declare
-  v_last   text;
+  v_last   text := p_text;
   v_before text;
-  v_words  tsquery;
   v_stem   text;
+  v_words  tsquery;
   v_begun  tsquery;
 begin
-  select token into v_last                             -- not the parts of a compound, spaces, tags, and the like
-    from (select u.*, lag(tokid) over (order by n) as after from ts_parse('pg_catalog.default', p_text) with ordinality u(tokid, token, n)) t
-   where tokid not in (9, 10, 11, 12, 13, 14, 18, 23) and (tokid, after) is distinct from (6, 5) order by n desc limit 1;
-  if v_last is null then
-    return null;
+  if p_text !~ '^[[:alpha:]]+$' then
+    select token into v_last                           -- not the parts of a compound, spaces, tags, and the like
+      from (select u.*, lag(tokid) over (order by n) as after from ts_parse('pg_catalog.default', p_text) with ordinality u(tokid, token, n)) t
+     where tokid not in (9, 10, 11, 12, 13, 14, 18, 23) and (tokid, after) is distinct from (6, 5) order by n desc limit 1;
+    if v_last is null then
+      return null;
+    end if;
+    v_before := left(p_text, length(p_text) - strpos(reverse(p_text), reverse(v_last)) + 1 - length(v_last));
+    v_words := phraseto_tsquery(p_config, v_before);
   end if;
-  select lexeme into v_stem from unnest(to_tsvector(p_config, v_last)) where positions[1] = 1;
-  v_begun := (array_to_tsvector(ts_lexize('pg_catalog.simple', v_last))::text || ':*')::tsquery
-    || case when length(v_stem) = length(v_last) then (array_to_tsvector(array[v_stem])::text || ':*')::tsquery
-            else phraseto_tsquery(p_config, v_last) end;
-  v_before := left(p_text, length(p_text) - strpos(reverse(p_text), reverse(v_last)) + 1 - length(v_last));
-  v_words := phraseto_tsquery(p_config, v_before);
-  if numnode(v_words) = 0 then
+  v_begun := (array_to_tsvector(ts_lexize('pg_catalog.simple', v_last))::text || ':*')::tsquery;
+  if p_config <> 'pg_catalog.simple'::regconfig then
+    v_stem := split_part(phraseto_tsquery(p_config, v_last)::text, ' <-> ', 1);   -- in quotes; '' of a word to leave out
+    v_begun := v_begun || case when length(v_stem) = length(v_last) + 2 then (v_stem || ':*')::tsquery
+                               else phraseto_tsquery(p_config, v_last) end;
+  end if;
+  if coalesce(numnode(v_words), 0) = 0 then
     return v_begun;
   end if;
   return tsquery_phrase(v_words, v_begun, 1 + coalesce(   -- and as many as were left out in between
