@@ -7,7 +7,9 @@ in which they are made; await them, or ``gather`` several.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Iterable, Mapping
+from decimal import Decimal
 from typing import Any
 
 from . import payloads
@@ -36,38 +38,34 @@ def number(value: Any) -> int | float:
 
 def fields_of(given: Mapping[str, Any] | None, named: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a ``set``, given as a mapping, by name, or both."""
-    fields = {**(given or {}), **named}
+    fields = {**_mapping(given if given is not None else {}, "fields"), **named}
     for name in fields:
         field_name(name)
     return fields
 
 
+def _mapping(given: Any, what: str) -> Mapping[str, Any]:
+    if not isinstance(given, Mapping):
+        raise PayloadError(what, f"must be {{name: value, ...}}, not {given!r:.100}")
+    return given
+
+
 def encode(value: Any) -> bytes:
-    """A value as JSON that stays what it is in ``jsonb``: a float keeps its point, also beyond 1e16."""
-    data = payloads.encode(value)
-    if b"e" in data and _has_exponent(data):
-        return _write(payloads.decode(data)).encode()
-    return data
+    """A value as JSON that ``jsonb`` keeps as it is: a float has its point there, also beyond 1e16, and the same text as
+    any other that is equal to it. For what is written and for what is asked for."""
+    data = payloads.encode(value, payloads.EXACT)
+    return _NUMBER.sub(_written_out, data) if _EXPONENT.search(data) else data
 
 
-def _has_exponent(data: bytes) -> bool:
-    at = data.find(b"e")
-    while at >= 0:
-        if at and data[at - 1 : at].isdigit() and data[at + 1 : at + 2] in b"-+0123456789":
-            return True
-        at = data.find(b"e", at + 1)
-    return False
+_EXPONENT = re.compile(rb"\de[-+\d]")  # in a number, or in a text
+_NUMBER = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|([-\d.]+e[-+]?\d+)', re.DOTALL)  # all texts, and numbers with an exponent
 
 
-def _write(value: Any) -> str:
-    if isinstance(value, float):
-        text = f"{value:f}" if value.is_integer() else repr(value)
-        return text if "." in text or "e" in text else f"{text}.0"
-    if isinstance(value, dict):
-        return "{" + ",".join(f"{payloads.encode(k).decode()}:{_write(v)}" for k, v in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ",".join(map(_write, value)) + "]"
-    return payloads.encode(value).decode()
+def _written_out(found: re.Match[bytes]) -> bytes:
+    if found[1] is None:
+        return found[0]
+    digits = format(Decimal(found[1].decode()), "f")
+    return (digits if "." in digits else f"{digits}.0").encode()
 
 
 def path_of(path: str) -> list[str]:
@@ -96,13 +94,13 @@ class Search:
         return self._instance.change_record("mget", payloads.encode([field_name(f) for f in fields]))
 
     def incr(self, field: str, by: float = 1) -> Awaitable[Any]:
-        """Adds to a number, in exact decimals; the new value. A missing field counts as 0. ``RecordError``
-        if it is no number."""
+        """Adds to a number, in exact decimals; the new value, beyond 64 bits as a float (in SQL it is exact). A missing
+        field counts as 0. ``RecordError`` if it is no number."""
         return self._instance.change_record("incr", encode([field_name(field), number(by)]))
 
     def mult(self, field: str, by: float) -> Awaitable[Any]:
-        """Multiplies a number, in exact decimals; the new value. A missing field counts as 1. ``RecordError``
-        if it is no number."""
+        """Multiplies a number, in exact decimals; the new value, beyond 64 bits as a float (in SQL it is exact). A missing
+        field counts as 1. ``RecordError`` if it is no number."""
         return self._instance.change_record("mult", encode([field_name(field), number(by)]))
 
     def delete(self, *fields: str) -> Awaitable[int]:
@@ -120,7 +118,7 @@ class Entity:
 
     def merge(self, document: Mapping[str, Any]) -> Awaitable[dict[str, Any]]:
         """Merges a document in: objects member by member, anything else replaced. The whole document."""
-        return self._instance.change_record("merge", encode(dict(document)))
+        return self._instance.change_record("merge", encode(dict(_mapping(document, "document"))))
 
     def append(self, path: str, value: Any) -> Awaitable[int]:
         """Appends to the array at a path (``"a.b"``), which is made if need be; its new length.

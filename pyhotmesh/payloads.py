@@ -11,6 +11,7 @@ import enum
 import logging
 import math
 import traceback
+from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 
 import orjson
@@ -22,20 +23,35 @@ log = logging.getLogger("pyhotmesh")
 
 WARN_BYTES = 512 * 1024
 MAX_BYTES = 2 * 1024 * 1024
+EXACT = orjson.OPT_PASSTHROUGH_DATETIME
 _MAX_TEXT = 20_000  # characters of a recorded message or stack
 
 
+def moment(value: date | time) -> str:
+    """As ISO 8601. It has no form for an offset with seconds (as places had before there were zones): such a moment is
+    written in UTC."""
+    if isinstance(value, datetime) and (value.utcoffset() or timedelta()) % timedelta(minutes=1):
+        value = value.astimezone(UTC)
+    return value.isoformat()
+
+
 def _default(value: Any) -> Any:
+    if type(value) in (datetime, date) or (type(value) is time and value.tzinfo is None):
+        return moment(value)
     dump = getattr(value, "model_dump", None)  # pydantic
     if callable(dump):
         return dump(mode="json")
     raise TypeError(f"{type(value).__name__} is not JSON")
 
 
-def encode(value: Any) -> bytes:
-    """The value as JSON, UTF-8. ``PayloadError`` says which part cannot be held, and what to do."""
+def encode(value: Any, options: int | None = None) -> bytes:
+    """The value as JSON, UTF-8. ``PayloadError`` says which part cannot be held, and what to do.
+
+    ``EXACT``: moments as ``moment`` writes them. orjson rounds offsets to minutes, and ten times as fast: an argument
+    or a result with an offset such as +00:53:28 of 1890 comes back with +00:53.
+    """
     try:
-        data = orjson.dumps(value, _default)
+        data = orjson.dumps(value, _default, options)
     except (TypeError, ValueError, RecursionError) as error:
         path, reason, advice = _find(value, "$", 0) or ("$", str(error), "use JSON values")
         raise PayloadError(path, reason, advice) from None

@@ -105,5 +105,5 @@ def _finite(duration: Any) -> float | None:
 
 
 def interval(seconds: float) -> str:
-    """As PostgreSQL reads it; for ever is a thousand years."""
-    return "1000 years" if seconds == float("inf") else f"{seconds:.6f} seconds"
+    """As PostgreSQL reads it; for ever is a thousand years, of 360 days to it."""
+    return "1000 years" if seconds >= 1000 * 360 * 86400 else f"{seconds:.6f} seconds"

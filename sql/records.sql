@@ -94,7 +94,7 @@ begin
   when 'get' then
     r_answer := p_data #> array(select jsonb_array_elements_text(p_args));
   when 'mget' then
-    select jsonb_agg(p_data -> k order by o) into r_answer
+    select coalesce(jsonb_agg(p_data -> k order by o), '[]') into r_answer
       from jsonb_array_elements_text(p_args) with ordinality u(k, o);
   when 'incr', 'mult' then
     v_field := p_args ->> 0;
@@ -105,8 +105,9 @@ begin
     end if;
     v_number := case p_op when 'incr' then coalesce(v_old::numeric, 0) + (p_args -> 1)::numeric
                           else coalesce(v_old::numeric, 1) * (p_args -> 1)::numeric end;
-    if scale(v_number) > 340 then
+    if scale(v_number) > 0 then                      -- 1.5 * 2.0 is the text 3.0, as clients write it, and not 3.00
       v_number := round(v_number, 340);
+      v_number := round(v_number, greatest(min_scale(v_number), 1));
     end if;
     if abs(v_number) > 1.797e308 then
       r_error := format('field %s would become a number that no double can hold', quote_literal(left(v_field, 200)));
@@ -184,7 +185,7 @@ begin
       case when v_fresh then '{}' else v_old.data end, p_op, p_args);
     r_answer := v_done.r_answer;
     r_error := v_done.r_error;
-    if r_error is not null or v_done.r_changed is null or (cardinality(v_done.r_changed) = 0 and not v_fresh) then
+    if r_error is not null or v_done.r_changed is null or (cardinality(v_done.r_changed) = 0 and not v_fresh and p_expires is null) then
       return;                                        -- nothing to write down
     elsif v_fresh and p_run is not null and p_follows is null then
       r_answer := null;

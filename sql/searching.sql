@@ -29,13 +29,13 @@ begin
     perform hotmesh_engine.invalid_query('the query is nested too deeply', 'At most 50 levels.');
   end if;
   if jsonb_typeof(p_query) = 'object' then
-    if p_query ? 'field' and p_query ? 'is' and p_query - '{field,is,value}'::text[] = '{}' then
+    if p_query ?& '{field,is,value}' and p_query - '{field,is,value}'::text[] = '{}' then
       return hotmesh_engine.comparison(p_entity, p_query, p_path || 'value');
     end if;
     v_word := case when p_query ? 'and' then 'and' when p_query ? 'or' then 'or' when p_query ? 'not' then 'not' when p_query ? 'all' then 'all' end;
     v_inner := p_query -> v_word;
     v_path := p_path || v_word || ',';
-    if p_query - v_word <> '{}' then
+    if p_query - v_word <> '{}' or (v_word = 'all' and v_inner <> 'true') then
       v_word := null;
     elsif v_word = 'not' then
       return '((' || hotmesh_engine.condition(p_entity, v_inner, v_path, p_depth + 1) || ') is not true)';
@@ -45,7 +45,7 @@ begin
   end if;
   if v_word is null or jsonb_typeof(v_inner) is distinct from 'array' then
     perform hotmesh_engine.invalid_query(format('not a condition: %s', left(coalesce(p_query::text, 'null'), 200)),
-      'A condition is {"field", "is", "value"}, {"and": [...]}, {"or": [...]} or {"not": ...}.');
+      'A condition is {"field", "is", "value"} (null: has no value), {"and": [...]}, {"or": [...]}, {"not": ...} or {"all": true}.');
   end if;
   for i in 0 .. jsonb_array_length(v_inner) - 1 loop
     v_sql := concat(v_sql || ' ' || v_word || ' ', '(', hotmesh_engine.condition(p_entity, v_inner -> i, v_path || i || ',', p_depth + 1), ')');
@@ -102,13 +102,41 @@ begin
            when 'TIMESTAMP' then 'ISO 8601 (2026-01-31T12:00:00+00:00), or seconds since 1970.' end end);
 end $$;
 
--- Words of which the last is only begun; null where there is no word.
+-- Words of which the last is only begun; null where there is no word. An index of stems has nothing else of a word: the
+-- begun one finds those whose stem begins as it does, and those of its own stem (`running` finds `runs`). It is taken as it
+-- is, without the language, to which `be` of Berlin is a word to leave out, and with the language's letters, if nothing is
+-- cut off (`mü` is `mu` in German). A word with hyphens is begun as a whole.
 create or replace function hotmesh_engine.prefix_query(p_config regconfig, p_text text) returns tsquery
 language plpgsql immutable parallel safe set search_path = pg_catalog, pg_temp as $$
 declare
-  v_words tsquery := phraseto_tsquery(p_config, p_text);
+  v_last   text := p_text;
+  v_before text;
+  v_stem   text;
+  v_words  tsquery;
+  v_begun  tsquery;
 begin
-  return case when numnode(v_words) > 0 then (v_words::text || ':*')::tsquery end;
+  if p_text !~ '^[[:alpha:]]+$' then
+    select token into v_last                           -- not the parts of a compound, spaces, tags, and the like
+      from (select u.*, lag(tokid) over (order by n) as after from ts_parse('pg_catalog.default', p_text) with ordinality u(tokid, token, n)) t
+     where tokid not in (9, 10, 11, 12, 13, 14, 18, 23) and (tokid, after) is distinct from (6, 5) order by n desc limit 1;
+    if v_last is null then
+      return null;
+    end if;
+    v_before := left(p_text, length(p_text) - strpos(reverse(p_text), reverse(v_last)) + 1 - length(v_last));
+    v_words := phraseto_tsquery(p_config, v_before);
+  end if;
+  v_begun := (array_to_tsvector(ts_lexize('pg_catalog.simple', v_last))::text || ':*')::tsquery;
+  if p_config <> 'pg_catalog.simple'::regconfig then
+    v_stem := split_part(phraseto_tsquery(p_config, v_last)::text, ' <-> ', 1);   -- in quotes; '' of a word to leave out
+    v_begun := v_begun || case when length(v_stem) = length(v_last) + 2 then (v_stem || ':*')::tsquery
+                               else phraseto_tsquery(p_config, v_last) end;
+  end if;
+  if coalesce(numnode(v_words), 0) = 0 then
+    return v_begun;
+  end if;
+  return tsquery_phrase(v_words, v_begun, 1 + coalesce(   -- and as many as were left out in between
+    (select max(p) from unnest(to_tsvector('pg_catalog.simple', v_before)) u, unnest(u.positions) p)
+    - (select max(p) from unnest(to_tsvector(p_config, v_before)) u, unnest(u.positions) p), 0));
 end $$;
 
 -- A comparison, whose value lies at p_path.
@@ -119,6 +147,7 @@ declare
   v_is    text := p_query ->> 'is';
   v_value jsonb := p_query -> 'value';
   v_key   text := hotmesh_engine.key_of(v_field.type, format('(data -> %L)', v_field.name));
+  v_text  boolean := v_field.type in ('TAG', 'TEXT');   -- to which "-inf" is one of many
   v_sql   text;
 begin
   if v_is = '=' then
@@ -127,13 +156,13 @@ begin
   elsif v_is in ('[]', '[)', '(]', '()') and v_field.type <> 'BOOLEAN' then
     if jsonb_typeof(v_value) is distinct from 'array' or jsonb_array_length(v_value) <> 2 then
       perform hotmesh_engine.invalid_query(format('field %s: the value of a range must be [from, to]', v_field.name),
-        'null, "-inf" and "+inf" leave a side open.');
+        'null leaves a side open; so do "-inf" and "+inf" of a NUMERIC or TIMESTAMP.');
     end if;
-    if v_value -> 0 not in ('null', '"-inf"') then
+    if v_value -> 0 <> 'null' and (v_text or v_value -> 0 <> '"-inf"') then
       v_sql := hotmesh_engine.bound_sql(
         v_field.type, v_field.name, v_key, case left(v_is, 1) when '(' then '>' else '>=' end, v_value -> 0, p_path || ',0');
     end if;
-    if v_value -> 1 not in ('null', '"+inf"', '"inf"') then
+    if v_value -> 1 <> 'null' and (v_text or v_value -> 1 not in ('"+inf"', '"inf"')) then
       v_sql := concat(v_sql || ' and ', hotmesh_engine.bound_sql(
         v_field.type, v_field.name, v_key, case right(v_is, 1) when ')' then '<' else '<=' end, v_value -> 1, p_path || ',1'));
     end if;
@@ -142,7 +171,7 @@ begin
   elsif v_is in ('<', '<=', '>', '>=') and v_field.type <> 'BOOLEAN' then
     if v_value is null or v_value = 'null' then
       perform hotmesh_engine.invalid_query(format('field %s: %s needs a value', v_field.name, v_is));
-    elsif v_value in ('"+inf"', '"inf"') and v_is in ('<', '<=') or v_value = '"-inf"' and v_is in ('>', '>=') then
+    elsif not v_text and (v_value in ('"+inf"', '"inf"') and v_is in ('<', '<=') or v_value = '"-inf"' and v_is in ('>', '>=')) then
       return v_key || ' is not null';
     end if;
     return hotmesh_engine.bound_sql(v_field.type, v_field.name, v_key, v_is, v_value, p_path);

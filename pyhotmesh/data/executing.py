@@ -55,7 +55,10 @@ class Executing(Spaces):
     ) -> str:
         """Runs one more function within a record that is there, and returns the id of that workflow at once.
         It is one of the ``hooks`` of ``connect``. ``RecordError``: there is no such record; the function gets it as
-        well, if it changes the record when that is gone."""
+        well, if it changes the record when that is gone.
+
+        One that no worker serves (a name that is misspelt, or of a server that is yet to come) is taken: its workflow
+        waits for one that does. ``hotmesh.workflows`` has it as ``troubled``, and says why; ``interrupt`` ends it too."""
         name = type_of_hook(entity, fn)
         key = f"{workflow_id(entity, id)}:{guid()}"
         await self._start(self._space(namespace), entity, id, None, name, key, args, None, None, hook=True)

@@ -29,6 +29,8 @@ class Reading(Spaces):
         at most: what would change something is refused. Raises ``InvalidQuery`` with what PostgreSQL says.
         """
         payloads.text_bytes(query, "query")
+        if not isinstance(params, Sequence | Mapping) or isinstance(params, str | bytes):
+            raise InvalidQuery(f"params must be a list of values or a mapping of them by name, not {params!r:.100}")
 
         async def call(conn: Any, lost: bool) -> list[dict[str, Any]]:
             await conn.execute(_BEGIN, prepare=False)

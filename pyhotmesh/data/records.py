@@ -66,9 +66,9 @@ class Records(Spaces):
     async def incr(
         self, entity: str, id: str, field: str, by: float = 1, *, namespace: str | None = None, idempotency_key: str | None = None
     ) -> Any:
-        """Adds to a number of a record, in exact decimals; the new value. ``RecordError``: there is no record, or
-        the field is no number. With ``idempotency_key`` a second call of that key changes nothing;
-        without it, a reply that was lost raises ``OutcomeUnknown``."""
+        """Adds to a number of a record, in exact decimals; the new value, beyond 64 bits as a float (in SQL it is exact).
+        ``RecordError``: there is no record, or the field is no number. With ``idempotency_key`` a second call of that
+        key changes nothing; without it, a reply that was lost raises ``OutcomeUnknown``."""
         args = [documents.field_name(field), documents.number(by)]
         if idempotency_key is not None:
             payloads.check_name(idempotency_key, "idempotency_key")

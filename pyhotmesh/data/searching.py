@@ -34,12 +34,12 @@ class Searching(Spaces):
         """Records that fit all conditions, by id or by ``sort``: a field, ``"-field"`` for downwards.
 
         A condition is ``{"field", "is", "value"}``: ``=``, ``!=``, ``in`` (a list), ``<``, ``<=``, ``>``, ``>=``, a
-        range ``[]``, ``[)``, ``(]``, ``()`` of ``[from, to]``, ``prefix`` (of a tag, or of words), ``match`` (words);
-        or ``{"and": [...]}``, ``{"or": [...]}``, ``{"not": ...}``. A field without a value fits no comparison
-        and every negation; sorted by, such records come last.
+        range ``[]``, ``[)``, ``(]``, ``()`` of ``[from, to]`` (None or an infinite float: open), ``prefix`` (of a tag, or of
+        words), ``match`` (words); or ``{"and": [...]}``, ``{"or": [...]}``, ``{"not": ...}``. A field without a value equals
+        None, fits no other comparison, and every negation; sorted by, such records come last.
 
         ``start`` skips records (100,000 at most); long lists go on with ``after=page.next``, at the same cost
-        for every page. ``size``: 10,000 at most. ``fields``: only those. ``InvalidQuery`` says what is wrong.
+        for every page (of one ``sort``). ``size``: 10,000 at most. ``fields``: only those. ``InvalidQuery`` says what is wrong.
         """
         return await self._find(entity, conditions(query), start, size, fields, sort, after, namespace)
 
@@ -78,13 +78,13 @@ class Searching(Spaces):
                 start,
                 size,
                 picked,
-                queries.unmark(after),
+                queries.unmark(after, field, downwards),
             ),
         )
         ids, texts, key = rows[0]
         page = Page(ids, payloads.decode(texts))
         if ids and len(ids) == size:
-            page.next = queries.mark(ids[-1], key)
+            page.next = queries.mark(ids[-1], key, field, downwards)
         return page
 
     async def count(self, entity: str, query: Query | str = None, *, namespace: str | None = None) -> int:
@@ -111,6 +111,8 @@ class Searching(Spaces):
         queries.page(0, size)
         if isinstance(by, str):
             raise InvalidQuery("by must be a list of fields")
+        if figures is not None and not isinstance(figures, Mapping):
+            raise InvalidQuery(f'figures must be {{name: "count" or (function, field)}}, not {figures!r:.100}')
         metrics = {name: _figure(name, aim) for name, aim in (figures or {"count": "count"}).items()}
         space = self._space(namespace)
         rows = await space._rows(
@@ -134,7 +136,7 @@ class Searching(Spaces):
         queries.page(0, size)
         field, downwards = queries.sorting(sort)
         space = self._space(namespace)
-        mark = queries.unmark(after)
+        mark = queries.unmark(after, field, downwards)
         params = (space.namespace, self._entity(entity), self._tree(query), field, downwards, size, mark)
         return await space._value(engine.EXPLAIN_FIND, params)
 
@@ -143,7 +145,9 @@ class Searching(Spaces):
 
 
 def _figure(name: str, aim: Aim) -> dict[str, Any]:
-    parts = (aim,) if isinstance(aim, str) else tuple(aim)
+    parts = (aim,) if isinstance(aim, str) else tuple(aim) if isinstance(aim, Sequence) else ()
     if not 1 <= len(parts) <= 3 or not isinstance(parts[0], str):
         raise InvalidQuery(f"figure {name!r:.100} must be a function, or (function, field), not {aim!r:.100}")
+    if len(parts) == 1 and parts[0] != "count":
+        raise InvalidQuery(f"figure {name!r:.100}: {parts[0]:.100} needs a field", hint='for example ("sum", "amount")')
     return dict(zip(("of", "field", "at"), parts, strict=False))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Any, Self
 
-from ..errors import InvalidQuery
+from ..errors import InvalidQuery, PayloadError
 from ..replay import Definition
 from ..search.indexes import IndexReport, create
 from ..worker import Worker
@@ -49,7 +49,17 @@ class Serving(Spaces):
         key = space.namespace, entity
         if key in self._workers:
             raise ValueError(f"entity {entity!r} is connected already")
-        served = [_as_workflow(target, entity), *(_as_workflow(h, type_of_hook(entity, h)) for h in hooks)]
+        if not isinstance(hooks, Iterable):
+            raise PayloadError("hooks", f"must be a list of functions, not {hooks!r:.100}")
+        named: dict[str, Callable[..., Any]] = {}
+        for fn in hooks:
+            name = type_of_hook(entity, fn)
+            if name in named:
+                raise PayloadError(
+                    "hooks", f"two are called {fn.__name__!r}", "each goes by its name: leave one out, or rename it"
+                )
+            named[name] = fn
+        served = [_as_workflow(target, entity), *(_as_workflow(fn, name) for name, fn in named.items())]
         worker = Worker(space, task_queue=queue_of(entity), workflows=served, **self._options)
         await worker.__aenter__()
         self._workers[key] = worker

@@ -26,7 +26,10 @@ def workflow_id(entity: str, id: str) -> str:
 
 def type_of_hook(entity: str, fn: str | Callable[..., Any]) -> str:
     """The workflow type of a function that works on records of an entity."""
-    return f"{entity}.{fn if isinstance(fn, str) else fn.__name__}"
+    name = fn if isinstance(fn, str) else getattr(fn, "__name__", None)
+    if not isinstance(name, str):
+        raise PayloadError("hook", f"must be a function with a name, or its name, not {fn!r:.100}", "write an async def for it")
+    return f"{entity}.{name}"
 
 
 class Spaces:

@@ -18,7 +18,7 @@ from lark import Lark, Token, Transformer
 from lark.exceptions import UnexpectedInput, UnexpectedToken, VisitError
 
 from ..errors import InvalidQuery
-from .query import Tree
+from .query import Tree, open_ends
 from .schema import Boolean, Schema, Tag, Text
 
 GRAMMAR: Final = r"""
@@ -44,9 +44,9 @@ GRAMMAR: Final = r"""
     NAME: /[A-Za-z_][A-Za-z0-9_]*/
     INFINITY.4: /[+-]?inf/
     MOMENT.3: /\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d:?\d\d)?)?/
-    NUMBER.2: /[+-]?\d+(\.\d+)?([eE][+-]?\d+)?(?=[\s,\]|}]|$)/
+    NUMBER.2: /[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?(?=[\s,\]|}]|$)/
     STRING: /"(\\.|[^"\\])*"/
-    WORD: /(\\.|[^\s\\"'(){}\[\]|@:,*~%-])(\\.|[^\s\\"'(){}\[\]|@:,*~%])*\*?/
+    WORD: /(\\.|[^\s\\"'(){}\[\]|@:,*~%-])(\\.|[^\s\\"'(){}\[\]|@:,*~%])*(\*(?![^\s"'(){}\[\]|@:,~%-]))?/
     %ignore /\s+/
 """
 
@@ -68,9 +68,11 @@ def parse(text: str, schema: Schema) -> Tree:
         if isinstance(error, UnexpectedToken) and error.token.type == "$END":
             raise InvalidQuery(f"the query ends where something is missing: {text[-40:]!r}") from None
         at = int(error.pos_in_stream or 0)
+        hint = r"""quote text, or put a backslash before a sign: @first:"O'Neil" @mail:{a\@b}"""
+        if text[at] == "*":
+            hint = r"a * goes last, after the beginning of a word; \* is the sign itself"
         raise InvalidQuery(
-            f"the query cannot be read at character {at + 1}: {text[max(0, at - 20) : at + 20]!r}",
-            hint=r"""quote text, or put a backslash before a sign: @first:"O'Neil" @mail:{a\@b}""",
+            f"the query cannot be read at character {at + 1}: {text[max(0, at - 20) : at + 20]!r}", hint=hint
         ) from None
     except VisitError as error:
         if isinstance(error.orig_exc, InvalidQuery):
@@ -92,11 +94,13 @@ def _plain(token: Token) -> tuple[str, bool]:
 
 
 def _number(text: str) -> int | float | str:
-    """A number's value; text where a float would have lost digits, which the engine counts as a number too."""
-    if text.lstrip("+-").isdigit():
+    """A number's value; text where 64 bits would lose digits, which the engine counts as a number too."""
+    if len(text) < 20 and text.lstrip("+-").isdigit():
         return int(text)
     value = float(text)
-    return text.lstrip("+") if "e" not in text.lower() and Decimal(text) != Decimal(repr(value)) else value
+    if "e" in text.lower() or ("." in text and Decimal(text) == Decimal(repr(value))):
+        return value
+    return format(Decimal(text), "f")
 
 
 def _condition(field: str, operator: str, value: Any) -> Tree:
@@ -148,13 +152,13 @@ class _Builder(Transformer[Token, Any]):
         token = tokens[-1]
         if token.type == "NUMBER":
             return len(tokens) == 2, _number(str(token))
-        return len(tokens) == 2, str(token) if token.type != "STRING" else _plain(token)[0]
+        if token.type == "INFINITY":
+            return len(tokens) == 2, float(token)
+        return len(tokens) == 2, _plain(token)[0]
 
     def range(self, parts: list[Any]) -> Tree:
         name, (low_open, low), (high_open, high) = parts
-        low = None if low == "-inf" else low
-        high = None if high in ("inf", "+inf") else high
-        return _condition(str(name), f"{'(' if low_open else '['}{')' if high_open else ']'}", [low, high])
+        return _condition(str(name), f"{'(' if low_open else '['}{')' if high_open else ']'}", open_ends([low, high]))
 
     def word(self, tokens: list[Token]) -> list[tuple[str, bool]]:
         return [_plain(tokens[0])]

@@ -11,14 +11,15 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Mapping, Sequence
-from datetime import date, datetime
+from datetime import date
 from typing import Any
 
-from .. import payloads
+from .. import documents, payloads
 from ..errors import InvalidQuery, PayloadError
 
 Tree = dict[str, Any]
-_SHAPES = ({"field", "is", "value"}, {"field", "is"}, {"and"}, {"or"}, {"not"}, {"all"})
+_SHAPES = ({"field", "is", "value"}, {"and"}, {"or"}, {"not"}, {"all"})
+_ENDLESS = float("inf")
 _DEPTH = 50
 
 
@@ -30,16 +31,17 @@ def conditions(query: Any, depth: int = 0) -> Tree:
         return {"all": True}
     if isinstance(query, Mapping):
         keys = set(query)
-        if keys not in _SHAPES:
+        if keys not in _SHAPES or query.get("all", True) is not True:
             raise InvalidQuery(
-                f"not a condition: {query!r:.200}", hint='{"field", "is", "value"}, {"and": [...]}, {"or": [...]} or {"not": ...}'
+                f"not a condition: {query!r:.200}",
+                hint='{"field", "is", "value"}, {"and": [...]}, {"or": [...]} or {"not": ...}; the value None: has none',
             )
         if "not" in keys:
             return {"not": conditions(query["not"], depth + 1)}
         for word in ("and", "or"):
             if word in keys:
                 return {word: _many(query[word], depth)}
-        return {str(k): _value(v) for k, v in query.items()}
+        return {"all": True} if "all" in keys else _compared(query["field"], query["is"], _value(query["value"]))
     return {"and": _many(query, depth)}
 
 
@@ -50,13 +52,26 @@ def _many(parts: Any, depth: int) -> list[Tree]:
     return [conditions(part, depth + 1) for part in parts]
 
 
+def _compared(field: Any, operator: Any, value: Any) -> Tree:
+    """A comparison. Below infinity is all that has a value: as text, it would be a tag like any other."""
+    if (operator in ("<", "<=") and value == _ENDLESS) or (operator in (">", ">=") and value == -_ENDLESS):
+        return {"field": field, "is": "[]", "value": [None, None]}
+    if operator in ("[]", "[)", "(]", "()") and isinstance(value, list) and len(value) == 2:
+        value = open_ends(value)
+    return {"field": field, "is": operator, "value": value}
+
+
+def open_ends(bounds: list[Any]) -> list[Any]:
+    """The bounds of a range, without those that are infinite."""
+    low, high = bounds
+    return [None if low == -_ENDLESS else low, None if high == _ENDLESS else high]
+
+
 def _value(value: Any) -> Any:
     if isinstance(value, Mapping) and set(value) == {"start", "end"}:
         return [_value(value["start"]), _value(value["end"])]
-    if isinstance(value, float) and value in (float("inf"), float("-inf")):
-        return "+inf" if value > 0 else "-inf"
-    if isinstance(value, datetime | date):
-        return value.isoformat()
+    if isinstance(value, date):
+        return payloads.moment(value)
     if isinstance(value, list | tuple):
         return [_value(v) for v in value]
     return value
@@ -65,7 +80,7 @@ def _value(value: Any) -> Any:
 def encode(tree: Any) -> str:
     """For the engine."""
     try:
-        return payloads.encode(tree).decode()
+        return documents.encode(tree).decode()
     except PayloadError as error:
         raise InvalidQuery(f"the query holds what no record can: {error.message}") from error
 
@@ -95,18 +110,32 @@ def page(start: Any, size: Any) -> None:
             raise InvalidQuery(f"{what} must be a whole number from 0 to {most}, not {value!r:.100}")
 
 
-def mark(id: str, key: str | None) -> str:
-    """Where a page ended, as text: its last record's id and sort key (JSON, unread: a float would lose digits)."""
-    return base64.urlsafe_b64encode(b'{"id":%b,"key":%b}' % (payloads.encode(id), (key or "null").encode())).decode()
+def mark(id: str, key: str | None, sort: str | None, downwards: bool) -> str:
+    """Where a page ended, as text: its order, and its last record's id and sort key (JSON, unread: a float would lose digits)."""
+    order = payloads.encode(_order(sort, downwards))
+    return base64.urlsafe_b64encode(
+        b'{"sort":%b,"id":%b,"key":%b}' % (order, payloads.encode(id), (key or "null").encode())
+    ).decode()
 
 
-def unmark(text: Any) -> str | None:
-    """The mark as the engine takes it."""
+def unmark(text: Any, sort: str | None, downwards: bool) -> str | None:
+    """The mark as the engine takes it; refuses that of another order."""
     if text is None:
         return None
     try:
         data = base64.b64decode(text.encode(), altchars=b"-_", validate=True)
-        payloads.encode(payloads.decode(data))
-        return data.decode()
-    except (AttributeError, UnicodeEncodeError, binascii.Error, PayloadError):
+        held = payloads.decode(data)
+        payloads.encode(held)
+        order = held["sort"]
+    except (AttributeError, UnicodeEncodeError, binascii.Error, PayloadError, TypeError, LookupError):
         raise InvalidQuery(f"this is not where a page ended: {text!r:.100}", hint="pass the page's .next, unchanged") from None
+    if order != _order(sort, downwards):
+        raise InvalidQuery(
+            f"this page ended in another order: by {order or 'id'!s:.100}, not by {_order(sort, downwards) or 'id'}",
+            hint="search on with the sort that it came from, or begin anew without after",
+        )
+    return data.decode()
+
+
+def _order(sort: str | None, downwards: bool) -> str | None:
+    return None if sort is None else f"-{sort}" if downwards else sort

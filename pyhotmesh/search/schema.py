@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
 from ..errors import InvalidQuery
@@ -15,6 +15,13 @@ class Field:
 
     sortable: bool = False
     type: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        for option in fields(self):
+            value = getattr(self, option.name)
+            if type(value) is not type(option.default):
+                wanted = "a name" if isinstance(option.default, str) else "True or False"
+                raise InvalidQuery(f"{type(self).__name__}: {option.name} must be {wanted}, not {value!r:.100}")
 
     @property
     def config(self) -> str:
@@ -32,7 +39,10 @@ class Tag(Field):
 @dataclass(frozen=True)
 class Text(Field):
     """Searched by words. ``nostem``: words as they are, else the word stems of ``language``. ``sortable``:
-    may also be sorted by and compared as a whole through an index (by its first 200 characters)."""
+    may also be sorted by and compared as a whole through an index (by its first 200 characters).
+
+    Of stems, a beginning finds words whose stem begins so, or is its own: ``run*`` and ``running*`` find "running",
+    ``runn*`` does not. To search while somebody types, take ``nostem``."""
 
     nostem: bool = False
     language: str = "english"
@@ -67,7 +77,9 @@ class Timestamp(Field):
 _TYPES: dict[str, type[Field]] = {cls.type: cls for cls in (Tag, Text, Numeric, Boolean, Timestamp)}
 
 
-def _field(name: str, given: Any) -> Field:
+def _field(name: Any, given: Any) -> Field:
+    if not isinstance(name, str):
+        raise InvalidQuery(f"the name of a field must be text, not {name!r:.100}")
     if isinstance(given, Field) and given.type:
         return given
     if isinstance(given, Mapping):
@@ -101,6 +113,8 @@ class Schema:
     together: Sequence[Sequence[str]] = ()
 
     def __post_init__(self) -> None:
+        if not isinstance(self.index, str):
+            raise InvalidQuery(f"index must be a name, not {self.index!r:.100}")
         if isinstance(self.prefix, str) or not all(isinstance(p, str) for p in self.prefix):
             raise InvalidQuery("prefix must be a list of names")
         if not isinstance(self.fields, Mapping):
@@ -128,6 +142,8 @@ class Schema:
         """A schema, or its dict form: ``{"index", "prefix", "fields", "together"}`` (or ``"schema"`` for the fields)."""
         if isinstance(given, Schema):
             return given
+        if not isinstance(given, Mapping):
+            raise InvalidQuery(f"a schema is a Schema, or a dict with an index and fields, not {given!r:.100}")
         options = dict(given)
         if "schema" in options:
             options["fields"] = options.pop("schema")

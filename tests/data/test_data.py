@@ -113,7 +113,13 @@ async def test_a_record_is_kept_with_its_workflow_and_no_longer(dsn: str, conn: 
         assert await data.get("user", "short", as_of=datetime.now(UTC)) is None, "its history goes with it"
         assert await data.exec("user", ["again"], id="short", ttl="1 hour") == "Welcome, again."
         assert await data.get("user", "short") == {"active": "yes", "runs": 1}, "begun anew, though nobody has pruned"
+        await data.set("user", "alone", {"active": "no"})
+        await data.set("user", "alone", {}, ttl="1 hour")
+        await data.set("user", "ages", {"active": "no"}, ttl="1000 years")
+        assert await data.exec("user", ["a"], id="ages", ttl="1000 years") == "Welcome, a."
+        await data.flush("user", "ages")
         conn.execute("select hotmesh_engine.skip('2 hours')")
+        assert await data.get("user", "alone") is None, "a ttl counts without fields too"
         conn.execute("select hotmesh.prune()")
         assert conn.execute("select id from hotmesh_engine.record").fetchall() == [("long",)]
         assert conn.execute("select distinct id from hotmesh_engine.record_change").fetchall() == [("long",)]

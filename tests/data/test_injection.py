@@ -102,7 +102,7 @@ def index(data: MeshData, fields: dict[str, Any]) -> Awaitable[Any]:
 
 
 def forged(key: str) -> str:
-    return base64.urlsafe_b64encode(json.dumps({"id": "a", "key": [key]}).encode()).decode()
+    return base64.urlsafe_b64encode(json.dumps({"id": "a", "sort": "n", "key": [key]}).encode()).decode()
 
 
 @pytest.mark.limit(240)

@@ -119,7 +119,10 @@ async def test_texts_find_what_a_plain_filter_finds(dsn: str, conn: psycopg.Conn
         ("@a:{x} @n:[1 2 3]", "the query cannot be read at character 16: '@a:{x} @n:[1 2 3]'"),
         ("@a:{x} @b:~y", "the query cannot be read at character 11"),
         ("@a:{o'neil}", "the query cannot be read at character 6"),
-        ("@a:{a*b}", "in a tag, * may stand at the end only"),
+        ("@a:{a*b}", "a * goes last, after the beginning of a word"),
+        ("@b:ja*es", r"""character 6: '@b:ja*es' (a * goes last, after the beginning of a word; \* is the sign itself)"""),
+        ("james*bond", "a * goes last, after the beginning of a word"),
+        ("ja**", "a * goes last, after the beginning of a word"),
         ("@a:{x* y}", "in a tag, * may stand at the end only"),
         ("(" * 2500, "the query ends where something is missing"),
         ("(" * 2400 + "a" + ")" * 2400, None),
@@ -134,6 +137,17 @@ def test_a_text_that_cannot_be_read_says_where(text: str, message: str | None) -
         return
     with pytest.raises(InvalidQuery, match=re.escape(message)):
         parse(text, schema)
+
+
+def test_numbers_are_read_as_people_write_them() -> None:
+    schema = Schema("thing", fields={"n": Numeric(), "t": Tag()})
+    for text, low, high in (
+        ("[.1 1]", 0.1, 1), ("[1. 2]", 1.0, 2), ("[-.5 +.5]", -0.5, 0.5), ("[1.5e3 1E+23]", 1500.0, 1e23),
+        ("[.12345678901234567891 1]", "0.12345678901234567891", 1), ("[007 99999999999999999999]", 7, "99999999999999999999"),
+        ("[-inf inf]", None, None), ("[-inf (+inf]", None, None), (f"[1 {'4' * 4400}]", 1, "4" * 4400),
+    ):  # fmt: skip
+        assert parse(f"@n:{text}", schema)["value"] == [low, high], text
+    assert parse('@t:["-inf" "inf"]', schema)["value"] == ["-inf", "inf"], "in quotes these are texts"
 
 
 def test_words_without_a_field_are_looked_for_in_every_text_field() -> None:
