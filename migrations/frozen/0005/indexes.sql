@@ -322,45 +322,78 @@ language sql immutable parallel safe
 return format('(follows is null or follows not in (select run_id from hotmesh_engine.outcome where expires_at <= %s))', p_now);
 
 -- The view of an entity's records with typed columns, those of all namespaces under one name.
--- A view that cannot be replaced is dropped first; one that others build upon says so (HM040).
+-- Fields stand behind what every view has, in the order in which they came, so that a new one is appended: then the
+-- view is replaced, and what is granted on it, or built upon it, stays. A column keeps its type as long as some
+-- namespace declares its field so, and then gets that of the namespace that is the oldest: nobody changes by a
+-- declaration of his own what others' queries see. What cannot be converted into that type is null there.
+-- A type that does change needs a new view, which gets the owner, the grants, the comments and the options of the
+-- former; if others build upon that, nothing is done, and said (HM040).
 create or replace function hotmesh_engine.make_view(p_entity int) returns void
 language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 declare
-  v_name   text;
-  v_parts  text[];
-  v_fields text[];
-  v_types  text[];
+  v_name    text := (select name from hotmesh_engine.entity where entity_id = p_entity);
+  v_view    text := format('hotmesh_data.%I', v_name);
+  v_columns text;
+  v_options text;
+  v_made    text;
+  v_kept    text;
+  v_why     text;
+  v_who     text;
 begin
   perform pg_advisory_xact_lock(1212370260);         -- 'HMWT': two makers of one view
-  select name into v_name from hotmesh_engine.entity where entity_id = p_entity;
-  select array_agg(name order by first, name), array_agg(type order by first, name) into v_fields, v_types
-    from (select f.name, min(f.type) as type, min((f.entity_id::bigint << 20) + f.position) as first, count(distinct f.type) as types
-            from hotmesh_engine.entity e join hotmesh_engine.entity_field f using (entity_id)
-           where e.name = v_name group by f.name) f
-   where types = 1;                                  -- of two types in two namespaces: none
-  select array_agg(part order by entity_id) into v_parts from (
-    select e.entity_id, format('select %L::text as record_namespace, id as record_id, %s data as record_data, created_at as record_created_at, '
-             'updated_at as record_updated_at, expires_at as record_expires_at from %s '
+  select string_agg(format(', %s as %I', case type when 'TEXT' then format('hotmesh_engine.scalar(data -> %L)', name)
+                                                   else hotmesh_engine.key_of(type, format('(data -> %L)', name)) end, name), ''
+                    order by place, first)
+    into v_columns from (
+    select f.name, c.attnum as place, min((f.entity_id::bigint << 20) + f.position) as first,
+           coalesce(max(f.type) filter (where f.type = c.type), (array_agg(f.type order by f.entity_id))[1]) as type
+      from hotmesh_engine.entity e join hotmesh_engine.entity_field f using (entity_id)
+      left join (select attname, attnum,
+                        case atttypid when 'numeric'::regtype then 'NUMERIC' when 'boolean'::regtype then 'BOOLEAN'
+                                      when 'timestamptz'::regtype then 'TIMESTAMP'
+                                      else case attcollation when '"C"'::regcollation then 'TAG' else 'TEXT' end end as type
+                   from pg_attribute where attrelid = to_regclass(v_view)) c on c.attname = f.name
+     where e.name = v_name group by f.name, c.attnum) f;
+  select string_agg(
+      format('select %L::text as record_namespace, id as record_id, data as record_data, created_at as record_created_at, '
+             'updated_at as record_updated_at, nullif(expires_at, ''infinity'') as record_expires_at%s from %s '
              'where entity_id = %s and expires_at > (select hotmesh.now()) and %s',
-             n.name, (select string_agg(format('%s as %I, ',
-                case type when 'TEXT' then format('hotmesh_engine.scalar(data -> %L)', name)
-                          else hotmesh_engine.key_of(type, format('(data -> %L)', name)) end, name), '' order by o)
-                from unnest(v_fields, v_types) with ordinality u(name, type, o)),
-             hotmesh_engine.table_of(e.entity_id, e.own), e.entity_id,
-             hotmesh_engine.kept_sql('(select hotmesh.now())')) as part
-      from hotmesh_engine.entity e join hotmesh_engine.namespace n using (namespace_id)
-     where e.name = v_name and (e.entity_id = p_entity
-       or exists (select from hotmesh_engine.entity_field f where f.entity_id = e.entity_id))) p;
+             n.name, v_columns, hotmesh_engine.table_of(e.entity_id, e.own), e.entity_id,
+             hotmesh_engine.kept_sql('(select hotmesh.now())')), ' union all ' order by e.entity_id)
+    into v_made
+    from hotmesh_engine.entity e join hotmesh_engine.namespace n using (namespace_id)
+   where e.name = v_name and (e.entity_id = p_entity
+     or exists (select from hotmesh_engine.entity_field f where f.entity_id = e.entity_id));
+  select ' with (' || array_to_string(reloptions, ', ') || ')' into v_options from pg_class where oid = to_regclass(v_view);
+  v_made := concat(' view ', v_view, v_options, ' as ', v_made);
+  if to_regclass(v_view) is null then
+    execute concat('create', v_made, '; comment on view ', v_view, ' is ', quote_literal(
+      'Records that can be searched, of all namespaces (record_namespace); record_expires_at: null if it is kept for good.'));
+    return;
+  end if;
   begin
-    execute format('create or replace view hotmesh_data.%I as %s', v_name, array_to_string(v_parts, ' union all '));
+    execute 'create or replace' || v_made;
+    return;
   exception when invalid_table_definition then
-    begin
-      execute format('drop view hotmesh_data.%I', v_name);
-      execute format('create view hotmesh_data.%I as %s', v_name, array_to_string(v_parts, ' union all '));
-    exception when dependent_objects_still_exist then
-      raise exception using errcode = 'HM040',
-        message = format('the columns of hotmesh_data.%I change, and other views use it', v_name),
-        hint = 'Drop those views, declare again, and make them anew.';
-    end;
+    v_why := sqlerrm;
   end;
+  select string_agg(s, '; ') into v_kept from pg_class c cross join lateral (
+    select format('alter view %s owner to %s', v_view, relowner::regrole)
+    union all
+    select format('grant %s%s on %s to %s%s', x.privilege_type, ' (' || quote_ident(a.name) || ')', v_view,
+             case x.grantee when 0 then 'public' else x.grantee::regrole::text end, case when x.is_grantable then ' with grant option' end)
+      from (select null as name, relacl as acl union all select attname, attacl from pg_attribute where attrelid = c.oid) a
+     cross join lateral aclexplode(a.acl) x
+    union all
+    select format('comment on view %s is %L', v_view, obj_description(c.oid, 'pg_class'))
+    union all
+    select format('comment on column %s.%I is %L', v_view, attname, col_description(c.oid, attnum))
+      from pg_attribute where attrelid = c.oid) x(s)
+   where c.oid = to_regclass(v_view);
+  execute concat('drop view ', v_view, '; create', v_made, '; ', v_kept);
+exception when dependent_objects_still_exist then
+  get stacked diagnostics v_who = pg_exception_detail;
+  raise exception using errcode = 'HM040',
+    message = format('the view %s stays as it was: %s, and %s', v_view, v_why, v_who),
+    hint = 'Drop what depends on it, declare again, and make it anew. Searches and their indexes have the new types already.';
 end $$;
