@@ -122,7 +122,8 @@ hotmesh_engine.words_of, hotmesh_engine.index_plan, hotmesh_engine.own_table, ho
 hotmesh_engine.condition, hotmesh_engine.field_of, hotmesh_engine.value_key,
 hotmesh_engine.comparison, hotmesh_engine.equals_sql, hotmesh_engine.bound_sql, hotmesh_engine.where_sql,
 hotmesh_engine.find_sql, hotmesh_engine.page_mark, hotmesh_engine.find,
-hotmesh_engine.count_records, hotmesh_engine.explain_find, hotmesh_engine.aggregate, hotmesh.find,
+hotmesh_engine.count_records, hotmesh_engine.explain_find, hotmesh_engine.aggregate,
+hotmesh_engine.sum_of, hotmesh.find,
 hotmesh_engine.wake_schedules, hotmesh_engine.watch_buffers, hotmesh_engine.note_missed,
 hotmesh.update_schedule, hotmesh_engine.queue_or_stand_in, hotmesh_engine.queue_lock, hotmesh_engine.name_queues,
 hotmesh_engine.uncached_retention, hotmesh_engine.slot_wait;

@@ -57,7 +57,7 @@ async def test_all_that_views_show_loads_also_of_what_is_kept_for_good(dsn: str,
         ever, year = await data.sql("select * from hotmesh_data.thing order by record_id")
         assert ever["record_expires_at"] is None and ever["record_created_at"] <= datetime.now(UTC)
         assert year["record_expires_at"] > datetime.now(UTC) + timedelta(days=364)
-        forever = {"retention": "infinity", "execution_timeout": "infinity"}
+        forever: dict[str, Any] = {"retention": "infinity", "execution_timeout": "infinity"}
         for ended in (True, False):
             run = await data.client.workflow.start("nobody", workflow_id=f"ended {ended}", **forever)
             if ended:
