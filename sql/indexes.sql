@@ -13,7 +13,7 @@
 -- Names (field, entity) match a pattern before they are taken, and format() quotes them.
 --
 -- Locks: declaring takes its entity's rows, for one short transaction; indexes are built by the client,
--- CONCURRENTLY, one builder at a time (search/indexes.py). A twin waits for it without a snapshot and then
+-- CONCURRENTLY, one builder at a time (search/indexes.py), which keeps records where they are meanwhile. A twin waits for it without a snapshot and then
 -- finds all there. A crash leaves an invalid index, which the next caller replaces.
 
 -- ------------------------------------------------------------------------------- conversions --
@@ -201,39 +201,49 @@ return 'hotmesh_engine.record_' || case when p_own then p_entity::text else 'res
 
 -- Gives an entity that is declared before it has many records a table of its own, a partition: then only its own
 -- writes keep its indexes, only its own searches consider them, and an index is built from its records alone (a find
--- took 3.0 ms of CPU beside fifteen entities of five indexes each, and 0.7 alone).
--- One with more than 10,000 records, or with indexes, stays where it is, as does all if there are more than a million
--- of such: to move records, and to look whether some are left, keeps others waiting.
--- Locks: that of makers of tables; the whole, `record`, and then `record_rest`, both ACCESS EXCLUSIVE: they wait for all who
--- read or wrote there, and those who come for this. First the whole, although to attach a table takes less: who had
--- looked up where its parts are, and then waited for one of them, would not see what has moved to the new one.
--- Then the row of the entity, which nobody else locks for longer than a statement, and its view if there is one. After
--- a second, or 0.2 after the first table (who read a shared one directly, and waits for the whole now, is in the
--- way for ever), it is given up, and the next declaration tries again.
--- A twin waits, and finds all done. Who reads a shared table directly, having found that the entity has no own, has a
--- snapshot in which nothing has moved. A crash leaves all as it was.
-create or replace function hotmesh_engine.own_table(p_entity int) returns void
+-- took 3.0 ms of CPU beside fifteen entities of five indexes each, and 0.7 alone). Null if it has one, or why it has not.
+-- One with more than 10,000 records stays where it is, as does all if there are more than a million of such: to move
+-- records, and to look whether some are left, keeps others waiting. Indexes that it has where it was go with the move,
+-- and its declaration makes them anew; until then its few records are searched without.
+-- Locks: first, and only tried, that of those who build indexes: who builds has looked where. Then the whole, `record`, and then
+-- `record_rest`, both ACCESS EXCLUSIVE: they wait for all who read or wrote there, and those who come for this. First the
+-- whole, although to attach a table takes less: who had looked up where its parts are, and then waited for one of them,
+-- would not see what has moved to the new one. Then the row of the entity, which nobody else locks for longer than a
+-- statement, and its view if there is one. After a second (if it has indexes already, which is nearly as good: after 0.2,
+-- as that may be at each start of each server), or 0.2 after the first table (who read a shared one directly, and
+-- waits for the whole now, is in the way for ever), it is given up, and the next declaration tries again.
+-- Who reads a shared table directly, having found that the entity has no own, has a snapshot in which nothing has moved.
+-- A crash leaves all as it was.
+create or replace function hotmesh_engine.own_table(p_entity int) returns text
 language plpgsql volatile set search_path = pg_catalog, pg_temp set lock_timeout = '1s' as $$
 declare
   v_own  text := hotmesh_engine.table_of(p_entity, true);
   v_name text;
+  v_gone text;
 begin
-  if (select own from hotmesh_engine.entity where entity_id = p_entity)
-     or (select reltuples > 1000000 from pg_class where oid = 'hotmesh_engine.record_rest'::regclass)
-     or exists (select from pg_class where relnamespace = 'hotmesh_engine'::regnamespace and relname like format('search\_%s\_%%', p_entity)) then
-    return;
+  if (select own from hotmesh_engine.entity where entity_id = p_entity) then
+    return null;
+  elsif (select reltuples > 1000000 from pg_class where oid = 'hotmesh_engine.record_rest'::regclass) then
+    return 'the table that entities share has more than 1,000,000 records, of which none are moved';
+  elsif (select count(*) > 10000 from (select from hotmesh_engine.record_rest where entity_id = p_entity limit 10001) r) then
+    return 'it has more than 10,000 records, too many to be moved';
+  elsif not pg_try_advisory_xact_lock(1212370261) then   -- see LOCK_INDEXES in engine.py
+    return 'indexes are built at this moment: the next declaration tries again';
   end if;
   begin
-    perform pg_advisory_xact_lock(1212370262);       -- 'HMWV'
-    if (select count(*) > 10000 from (select from hotmesh_engine.record_rest where entity_id = p_entity limit 10001) r) then
-      return;
+    select string_agg(replace(remove, ' concurrently ', ' '), '; ') into v_gone from hotmesh_engine.index_plan(p_entity, '[]', '[]');
+    if v_gone is not null then
+      set local lock_timeout = '200ms';
     end if;
     lock table only hotmesh_engine.record in access exclusive mode;
     set local lock_timeout = '200ms';
     lock table hotmesh_engine.record_rest in access exclusive mode;
     update hotmesh_engine.entity set own = true where entity_id = p_entity and not own returning name into v_name;
     if not found then
-      return;
+      return null;
+    end if;
+    if v_gone is not null then
+      execute v_gone;
     end if;
     execute format('create table %s (like hotmesh_engine.record including all excluding indexes)', v_own);
     execute format('with gone as (delete from hotmesh_engine.record_rest where entity_id = %s returning *) insert into %s select * from gone',
@@ -242,12 +252,17 @@ begin
     if to_regclass(format('hotmesh_data.%I', v_name)) is not null then   -- it may show them where they were
       perform hotmesh_engine.make_view(p_entity);
     end if;
-  exception when lock_not_available then             -- with nothing done
+    return null;
+  exception
+    when lock_not_available then                     -- with nothing done
+      return 'others read or write records, and to wait for them kept all waiting: the next declaration tries again';
+    when sqlstate 'HM040' then                       -- the view cannot be made: the declaration says so when all else is done
+      return sqlerrm;
   end;
 end $$;
 
--- The indexes of an entity: what p_names (the declared fields) and p_together ([[field, ...], ...]: those of
--- which one index is made) ask for, and what is there besides.
+-- The indexes of an entity: what p_fields (as declare_entity takes them; those that were declared last may be another
+-- version's) and p_together ([[field, ...], ...]: those of which one index is made) ask for, and what is there besides.
 -- state: ready, missing, invalid (an attempt that did not end), unused (no field asks for it).
 -- In a table that it shares with others its indexes are partial, and beside each stands a statistics object of the
 -- same name: PostgreSQL ignores what ANALYZE finds out about the expressions of a partial index, takes each condition
@@ -255,7 +270,7 @@ end $$;
 -- instead of 2 among 20,000). Fields together need none: those of each field tell. Their index ends with the id, so
 -- that records are read as they stand; but for two long texts, which leave it no room (a key has 2,700 bytes at most):
 -- then records are sorted by it when they are read, which reads the others' fields once more.
-create or replace function hotmesh_engine.index_plan(p_entity int, p_names text[], p_together json)
+create or replace function hotmesh_engine.index_plan(p_entity int, p_fields json, p_together json)
 returns table (name text, state text, build text, remove text, is_index boolean)
 language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 #variable_conflict use_column
@@ -265,8 +280,8 @@ declare
 begin
   return query
   with field as (
-    select f.*, hotmesh_engine.key_of(f.type, format('(data -> %L)', f.name)) as key
-      from hotmesh_engine.entity_field f where f.entity_id = p_entity and f.name = any (p_names)
+    select p_entity as entity_id, f.*, hotmesh_engine.key_of(f.type, format('(data -> %L)', f.name)) as key
+      from json_to_recordset(p_fields) f(name text, type text, sortable boolean, config text)
   ), asked as (
     select format('search_%s_%s_%s', f.entity_id, f.name, lower(left(f.type, 3))) as name,
            f.key as expression, '(%s, id)' as what, 'entity_id, ' as beside
