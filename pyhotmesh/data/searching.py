@@ -36,7 +36,8 @@ class Searching(Spaces):
         A condition is ``{"field", "is", "value"}``: ``=``, ``!=``, ``in`` (a list), ``<``, ``<=``, ``>``, ``>=``, a
         range ``[]``, ``[)``, ``(]``, ``()`` of ``[from, to]``, ``prefix`` (of a tag, or of words), ``match`` (words);
         or ``{"and": [...]}``, ``{"or": [...]}``, ``{"not": ...}``. A field without a value fits no comparison
-        and every negation; sorted by, such records come last.
+        and every negation; sorted by, such records come last. What its type cannot hold (``"abc"`` in a ``Numeric``)
+        is no value either, but is not null: ``= None`` finds fields that are missing or null, and not that.
 
         ``start`` skips records (100,000 at most); long lists go on with ``after=page.next``, at the same cost
         for every page. ``size``: 10,000 at most. ``fields``: only those. ``InvalidQuery`` says what is wrong.

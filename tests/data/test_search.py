@@ -129,6 +129,8 @@ async def test_groups_are_what_a_comparison_finds_and_those_left_out_are_said(ds
         ):
             await data.set("thing", f"{i}", {"tag": tag, "words": words, "n": n, "yes": yes, "at": at})
         await data.set("thing", "3", {"n": [], "tag": "x" * 1001})
+        assert await data.count("thing", [leaf("n", "=", None)]) == 0, "what is no number is there"
+        assert [r.id for r in await data.find_where("thing", [leaf("tag", "=", None)])] == ["2"]
         counts: dict[str, Any] = {"c": "count", "d": ("distinct", "n"), "v": ("count", "n")}
         assert await data.aggregate("thing", by=["tag"], figures=counts) == [
             {"tag": "true", "c": 2, "d": 1, "v": 2}, {"tag": None, "c": 2, "d": 0, "v": 0},
