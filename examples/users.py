@@ -36,11 +36,10 @@ async def main() -> None:
             await data.find("user", '@active:{yes} @created:[1000000000 +inf] @first:"ja*"'),
         ):
             print([(record.id, record["first"]) for record in page])
-        print(
-            await data.sql(
-                'select u.first, n.nspname from hotmesh_data."user" u join pg_namespace n on n.nspname = %s', ["public"]
-            )
-        )
+        join = """
+            select u.first, n.nspname from hotmesh_data."user" u join pg_namespace n on n.nspname = %s
+             where u.record_namespace = %s"""  # the view shows those of all namespaces
+        print(await data.sql(join, ["public", data.namespace]))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ __version__ = "0.1.0"
 from . import activity, workflow
 from .call import MeshCall
 from .client import Client
-from .data import MeshData, Page, Record, SyncMeshData
+from .data import Groups, MeshData, Page, Record, SyncMeshData
 from .errors import (
     ActivityError,
     ApplicationError,
@@ -44,6 +44,7 @@ __all__ = [
     "Boolean",
     "CallFailed",
     "Client",
+    "Groups",
     "Handle",
     "HotMeshError",
     "InvalidDuration",

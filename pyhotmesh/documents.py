@@ -122,7 +122,9 @@ class Entity:
 
     def append(self, path: str, value: Any) -> Awaitable[int]:
         """Appends to the array at a path (``"a.b"``), which is made if need be; its new length.
-        ``RecordError`` if something else is there."""
+        ``RecordError`` if something else is there. The history keeps the whole outermost field with each change, so a
+        list that grows by one each time takes space by the square of its length (200 times 2 KB: 42 MB): give what
+        grows long records of its own, or the record a ttl; ``flush`` forgets its history with it."""
         return self._instance.change_record("append", encode([path_of(path), value]))
 
     def get(self, path: str | None = None) -> Awaitable[Any]:

@@ -95,7 +95,7 @@ FLUSH_RECORD = "select hotmesh_engine.flush_record(%s, %s, %s)"
 DECLARE_ENTITY = "select hotmesh_engine.declare_entity(%s, %s, %s::text::json)"
 OWN_TABLE = "select hotmesh_engine.own_table(%s)"
 TABLE_OF = "select hotmesh_engine.table_of(entity_id, own) from hotmesh_engine.entity where entity_id = %s"
-INDEX_PLAN = "select name, state, build, remove, is_index from hotmesh_engine.index_plan(%s, %s, %s::text::json)"
+INDEX_PLAN = "select name, state, build, remove, is_index from hotmesh_engine.index_plan(%s, %s::text::json, %s::text::json)"
 MAKE_VIEW = "select hotmesh_engine.make_view(%s)"
 LOCK_INDEXES = "select pg_try_advisory_lock(1212370261)"  # 'HMWU'
 FIND = (

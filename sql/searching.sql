@@ -406,8 +406,21 @@ begin
   return v_plan;
 end $$;
 
--- Groups and their figures, a JSON object each. p_metrics: {"name": {"of": function, "field", "at"}}; functions:
--- count, distinct, sum, avg, min, max, quantile (at: 0 to 1, interpolated).
+-- A sum, if a reader of JSON has a number for it: of values that fit, none other of the figures can be too large.
+create or replace function hotmesh_engine.sum_of(p_name text, p_field text, p_sum numeric) returns numeric
+language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
+begin
+  if abs(p_sum) > 1.797e308 then
+    perform hotmesh_engine.invalid_query(format('figure %s, the sum of %s, is beyond 1.797e308, where numbers end', p_name, p_field),
+      'Ask for avg and count, or leave out the largest.');
+  end if;
+  return p_sum;
+end $$;
+
+-- Groups and their figures, a JSON object each; one more than p_size if there are more. p_metrics: {"name": {"of":
+-- function, "field", "at"}}; functions: count, distinct, sum, avg, min, max, quantile (at: 0 to 1, interpolated).
+-- What is grouped and counted is what comparisons compare (of a text the whole): what has no value makes one group.
+-- A quantile is computed in doubles: what is nearer to 0 than any of them is 0, and halves cannot overflow between two.
 create or replace function hotmesh_engine.aggregate(
   p_namespace text, p_entity text, p_query json, p_groups text[], p_metrics json, p_size int default 1000
 ) returns setof text
@@ -419,27 +432,27 @@ declare
   v_field   hotmesh_engine.entity_field;
   v_key     text;
   v_columns text[] := '{}';
-  v_groups  text[] := '{}';
   v_sql     text;
 begin
   perform hotmesh_engine.page_mark(0, p_size, null);
-  for v_one in select name from unnest(p_groups) name loop
-    v_field := hotmesh_engine.field_of(v_where.r_entity, v_one.name);
-    v_columns := v_columns || format('data -> %L as %I', v_field.name, v_field.name);
-    v_groups := v_groups || format('data -> %L', v_field.name);
-  end loop;
   for v_one in
-    select m.key, m.value ->> 'of' as of, m.value ->> 'field' as field, m.value -> 'at' as at from json_each(p_metrics) m
+    select true as grouped, g.name as key, null as of, g.name as field, null::json as at from unnest(p_groups) g(name)
+    union all
+    select false, m.key, m.value ->> 'of', m.value ->> 'field', m.value -> 'at' from json_each(p_metrics) m
   loop
-    if v_one.key !~ '^[A-Za-z_][A-Za-z0-9_]{0,39}$' or v_one.key = any (p_groups) then
+    if not v_one.grouped and (v_one.key !~ '^[A-Za-z_][A-Za-z0-9_]{0,39}$' or v_one.key = any (p_groups)) then
       perform hotmesh_engine.invalid_query(format('%L cannot be the name of a figure', left(v_one.key, 200)));
     elsif v_one.of = 'count' and v_one.field is null then
       v_columns := v_columns || format('count(*) as %I', v_one.key);
       continue;
     end if;
     v_field := hotmesh_engine.field_of(v_where.r_entity, v_one.field);
-    v_key := hotmesh_engine.key_of(v_field.type, format('(data -> %L)', v_field.name));
-    if v_one.of is null or v_one.of not in ('count', 'distinct', 'sum', 'avg', 'min', 'max', 'quantile')
+    v_key := case v_field.type when 'TEXT' then format('(hotmesh_engine.scalar(data -> %L) collate "C")', v_field.name)
+                               else hotmesh_engine.key_of(v_field.type, format('(data -> %L)', v_field.name)) end;
+    if v_one.grouped then
+      v_columns := v_columns || format(case v_field.type when 'NUMERIC' then 'trim_scale(%s) as %I' else '%s as %I' end, v_key, v_field.name);
+      continue;
+    elsif v_one.of is null or v_one.of not in ('count', 'distinct', 'sum', 'avg', 'min', 'max', 'quantile')
        or (v_one.of in ('sum', 'avg', 'quantile') and v_field.type <> 'NUMERIC')
        or (v_one.of in ('min', 'max') and v_field.type = 'BOOLEAN') then
       perform hotmesh_engine.invalid_query(format('there is no %L of %s, which is %s', left(v_one.of, 200), v_field.name, v_field.type),
@@ -448,19 +461,20 @@ begin
       perform hotmesh_engine.invalid_query('a quantile is at 0 to 1');
     end if;
     v_columns := v_columns || format(case v_one.of
-      when 'count' then 'count(nullif(data -> %2$L, ''null'')) as %3$I'
-      when 'distinct' then 'count(distinct nullif(data -> %2$L, ''null'')) as %3$I'
-      when 'quantile' then 'percentile_cont(%4$L::double precision) within group (order by %1$s::double precision) as %3$I'
+      when 'distinct' then 'count(distinct %1$s) as %3$I'
+      when 'sum' then 'hotmesh_engine.sum_of(%3$L, %2$L, sum(%1$s)) as %3$I'
+      when 'quantile' then '2 * percentile_cont(%4$L::double precision) within group (order by'
+                           ' (case when abs(%1$s) >= 1e-307 then %1$s else %1$s * 0 end)::double precision / 2) as %3$I'
       else v_one.of || '(%1$s) as %3$I' end, v_key, v_field.name, v_one.key, v_one.at #>> '{}');
   end loop;
   if cardinality(v_columns) = 0 then
     perform hotmesh_engine.invalid_query('nothing to aggregate', 'Name a figure, or a field to group by.');
   end if;
   v_sql := format('select %s from %s where %s', array_to_string(v_columns, ', '), v_where.r_table, v_where.r_sql);
-  if cardinality(v_groups) > 0 then
-    v_sql := v_sql || format(' group by %1$s order by %1$s', array_to_string(v_groups, ', '));
+  if cardinality(p_groups) > 0 then
+    v_sql := v_sql || (select format(' group by %1$s order by %1$s', string_agg(i::text, ', ')) from generate_subscripts(p_groups, 1) i);
   end if;
-  return query execute format('select row_to_json(x)::text from (%s limit $3) x', v_sql) using v_where.r_query, v_now, p_size;
+  return query execute format('select row_to_json(x)::text from (%s limit $3) x', v_sql) using v_where.r_query, v_now, p_size + 1;
 end $$;
 
 -- For people: `select * from hotmesh.find('user', '[{"field": "active", "is": "=", "value": "yes"}]')`.

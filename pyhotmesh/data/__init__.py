@@ -2,6 +2,6 @@
 
 from .blocking import SyncMeshData
 from .mesh import MeshData
-from .results import Page, Record
+from .results import Groups, Page, Record
 
-__all__ = ["MeshData", "Page", "Record", "SyncMeshData"]
+__all__ = ["Groups", "MeshData", "Page", "Record", "SyncMeshData"]

@@ -8,7 +8,7 @@ from typing import Any, Self
 from ..search.indexes import IndexReport
 from ..sync import SyncClient
 from .mesh import MeshData
-from .results import Page
+from .results import Groups, Page
 
 
 class SyncMeshData:
@@ -74,7 +74,7 @@ class SyncMeshData:
         """As ``MeshData.count``."""
         return self._sync._wait(self._data.count(entity, query, namespace=namespace))
 
-    def aggregate(self, entity: str, query: Any = None, **options: Any) -> list[dict[str, Any]]:
+    def aggregate(self, entity: str, query: Any = None, **options: Any) -> Groups:
         """As ``MeshData.aggregate``."""
         return self._sync._wait(self._data.aggregate(entity, query, **options))
 

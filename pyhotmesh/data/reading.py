@@ -26,7 +26,9 @@ class Reading(Spaces):
         """One SQL query of yours, over ``hotmesh_data."<entity>"`` and tables of your own; rows as dicts.
 
         ``%s`` and ``%(name)s`` stand for parameters. It runs in a read-only transaction under your role, for 30 s
-        at most: what would change something is refused. Raises ``InvalidQuery`` with what PostgreSQL says.
+        at most: what would change something is refused, and what it locks is released. The view shows the records of
+        all namespaces: ``where record_namespace = 'default'``. Raises ``InvalidQuery`` with what PostgreSQL says, and
+        for two columns of one name.
         """
         payloads.text_bytes(query, "query")
         if not isinstance(params, Sequence | Mapping) or isinstance(params, str | bytes):
@@ -37,6 +39,7 @@ class Reading(Spaces):
             try:
                 cursor = conn.cursor(row_factory=psycopg.rows.dict_row)
                 await cursor.execute(query.encode(), params, prepare=True)  # prepared: of several statements none runs
+                _check_names([column.name for column in cursor.description or ()])
                 return await cursor.fetchall() if cursor.description else []
             except (psycopg.Error, UnicodeEncodeError) as error:
                 if _is_trouble(error):
@@ -45,8 +48,20 @@ class Reading(Spaces):
             finally:
                 if conn.pgconn.transaction_status in (TransactionStatus.INTRANS, TransactionStatus.INERROR):
                     await direct.fetch(conn, "rollback", ())  # psycopg's own would discard all prepared statements
+                if conn.pgconn.transaction_status == TransactionStatus.IDLE:  # a session's locks outlive the transaction
+                    await direct.fetch(conn, "select pg_advisory_unlock_all()", ())
 
         return await self.client._repeated(call)
+
+
+def _check_names(names: list[str]) -> None:
+    """Refuses what a dict would hold but one of."""
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InvalidQuery(
+            f"the query has two columns named {twice!r:.100}, and a row as a dict has one",
+            hint="name them apart: select ... as ...",
+        )
 
 
 def _refused(error: Exception) -> InvalidQuery:

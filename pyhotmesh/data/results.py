@@ -22,3 +22,9 @@ class Page(list[Record]):
         super().__init__(map(Record, documents))
         for record, id in zip(self, ids, strict=True):  # an __init__ of Record's would take twice as long as all this
             record.id = id
+
+
+class Groups(list[dict[str, Any]]):
+    """Groups and their figures, in order. ``more``: there were more than ``size``, and those after it were left out."""
+
+    more: bool = False

@@ -9,7 +9,7 @@ from .. import documents, engine, payloads
 from ..errors import InvalidQuery
 from ..search import conditions, parse
 from ..search import query as queries
-from .results import Page
+from .results import Groups, Page
 from .spaces import Spaces
 
 Query = Sequence[Mapping[str, Any]] | Mapping[str, Any] | None
@@ -36,7 +36,8 @@ class Searching(Spaces):
         A condition is ``{"field", "is", "value"}``: ``=``, ``!=``, ``in`` (a list), ``<``, ``<=``, ``>``, ``>=``, a
         range ``[]``, ``[)``, ``(]``, ``()`` of ``[from, to]`` (None or an infinite float: open), ``prefix`` (of a tag, or of
         words), ``match`` (words); or ``{"and": [...]}``, ``{"or": [...]}``, ``{"not": ...}``. A field without a value equals
-        None, fits no other comparison, and every negation; sorted by, such records come last.
+        None, fits no other comparison, and every negation; sorted by, such records come last. What its type cannot
+        hold (``"abc"`` in a ``Numeric``) is no value either, but is not null: ``= None`` does not find it.
 
         ``start`` skips records (100,000 at most); long lists go on with ``after=page.next``, at the same cost
         for every page (of one ``sort``). ``size``: 10,000 at most. ``fields``: only those. ``InvalidQuery`` says what is wrong.
@@ -101,12 +102,17 @@ class Searching(Spaces):
         figures: Mapping[str, Aim] | None = None,
         size: int = 1000,
         namespace: str | None = None,
-    ) -> list[dict[str, Any]]:
+    ) -> Groups:
         """Figures over the records that fit, for each group: ``by=["active"], figures={"n": "count",
         "total": ("sum", "amount"), "p95": ("quantile", "amount", 0.95)}``.
 
         Functions: ``count`` (of records; with a field, of its values), ``distinct``, ``min``, ``max``, and of
-        ``Numeric`` fields ``sum``, ``avg`` and ``quantile`` (interpolated). One row a group, sorted by it.
+        ``Numeric`` fields ``sum``, ``avg`` and ``quantile`` (interpolated). Values are those that comparisons see:
+        of a ``Tag``, ``True`` and ``"true"`` are one; a ``Timestamp`` is ISO text in UTC; what is missing, null, or
+        nothing that the type can hold makes one group, ``None``, and is in no other figure than ``count`` of records.
+
+        One row a group, sorted by it, ``None`` last; at most ``size`` of them (10,000), and ``.more`` of the result
+        is true if there are others. ``InvalidQuery``: also for a sum beyond 1.797e308.
         """
         queries.page(0, size)
         if isinstance(by, str):
@@ -120,7 +126,9 @@ class Searching(Spaces):
             (space.namespace, self._entity(entity), self._tree(query), [documents.field_name(f) for f in by],
              queries.encode(metrics), size),
         )  # fmt: skip
-        return [payloads.decode(row) for (row,) in rows]
+        groups = Groups(payloads.decode(row) for (row,) in rows[:size])
+        groups.more = len(rows) > size
+        return groups
 
     async def explain(
         self,

@@ -22,8 +22,9 @@ class Serving(Spaces):
         ``hotmesh_data."<entity>"``. Does nothing that is done already; many servers may call it at start.
 
         Writers do not wait for it; it waits for transactions that are older than itself. But before an entity
-        has many records it gets a table of its own, so that other entities' indexes cost it nothing: for
-        that, writers of records may wait a second, once. What a former schema had and this one has not
+        has more than 10,000 records it gets a table of its own, so that other entities' indexes cost it nothing: for
+        that, writers of records may wait a second. If others are in the way for longer it shares a table,
+        ``shared`` of the report says why, and the next call tries again, for 0.2 s. What a former schema had and this one has not
         stays, and is listed in ``would_drop`` as statements.
         ``InvalidQuery``: a name or type cannot be used.
         """

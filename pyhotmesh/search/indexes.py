@@ -35,6 +35,7 @@ class IndexReport:
     repaired: tuple[str, ...] = ()  # left over by an attempt that did not end
     kept: tuple[str, ...] = ()
     would_drop: tuple[str, ...] = ()  # statements: no field of this schema asks for these indexes and statistics any more
+    shared: str | None = None  # why the entity's records lie among those of others; None: in a table of their own
 
 
 async def create(dsn: str, namespace: str, entity: str, schema: Schema) -> IndexReport:
@@ -57,15 +58,15 @@ async def _create(dsn: str, namespace: str, entity: str, schema: Schema) -> Inde
         await conn.execute("select set_config('statement_timeout', '0', false), set_config('lock_timeout', '0', false)")
         if conn.info.server_version >= 170000:
             await conn.execute("select set_config('transaction_timeout', '0', false)")
-        declared = (namespace, entity, encode(schema.declaration()))
-        entity_id = (await _rows(conn, engine.DECLARE_ENTITY, declared))[0][0]
-        await conn.execute(engine.OWN_TABLE, (entity_id,))
+        entity_id = (await _rows(conn, engine.DECLARE_ENTITY, (namespace, entity, encode(schema.declaration()))))[0][0]
+        if _unready(await _plan(conn, entity_id, schema)):
+            await _lock(conn)
+        shared = (await _rows(conn, engine.OWN_TABLE, (entity_id,)))[0][0]
         plan = await _plan(conn, entity_id, schema)
         created: list[str] = []
         repaired: list[str] = []
-        if any(state in ("missing", "invalid") for _, state, *_ in plan):
-            while not (await _rows(conn, engine.LOCK_INDEXES, ()))[0][0]:  # noqa: ASYNC110
-                await asyncio.sleep(_PATIENCE)
+        if _unready(plan):
+            await _lock(conn)  # where records have moved just now, it is not held yet
             plan = await _plan(conn, entity_id, schema)
             for name, state, build, remove, is_index in plan:
                 if state == "invalid":
@@ -82,12 +83,22 @@ async def _create(dsn: str, namespace: str, entity: str, schema: Schema) -> Inde
         await conn.close()
     return IndexReport(
         tuple(created), tuple(repaired), tuple(name for name, state, _, _, is_index in plan if state == "ready" and is_index),
-        tuple(remove for _, state, _, remove, _ in plan if state == "unused"),
+        tuple(remove for _, state, _, remove, _ in plan if state == "unused"), shared,
     )  # fmt: skip
 
 
+def _unready(plan: Plan) -> bool:
+    return any(state in ("missing", "invalid") for _, state, *_ in plan)
+
+
+async def _lock(conn: Any) -> None:
+    """That of the one who builds, until the connection ends."""
+    while not (await _rows(conn, engine.LOCK_INDEXES, ()))[0][0]:  # noqa: ASYNC110
+        await asyncio.sleep(_PATIENCE)
+
+
 async def _plan(conn: Any, entity_id: int, schema: Schema) -> Plan:
-    rows: Plan = await _rows(conn, engine.INDEX_PLAN, (entity_id, list(schema.fields), encode(schema.together)))
+    rows: Plan = await _rows(conn, engine.INDEX_PLAN, (entity_id, encode(schema.declaration()), encode(schema.together)))
     return rows
 
 

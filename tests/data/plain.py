@@ -97,6 +97,47 @@ def fits(record: dict[str, Any], query: Any) -> bool:
     return {"=": mine == other, "<": mine < other, "<=": mine <= other, ">": mine > other, ">=": mine >= other}[operator]
 
 
+def shown(field: str, found: Any) -> Any:
+    """What figures give for what a value is compared by."""
+    if field != "at" or found is None:
+        return found
+    text = datetime.fromtimestamp(found, UTC).isoformat().removesuffix("+00:00")
+    return (text.rstrip("0") if "." in text else text) + "+00:00"
+
+
+def figures(records: list[dict[str, Any]], by: list[str], wanted: dict[str, Any]) -> list[dict[str, Any]]:
+    """Groups and their figures; what has no value comes last."""
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for record in records:
+        groups.setdefault(tuple(key(f, record.get(f)) for f in by), []).append(record)
+    if not by:
+        groups.setdefault((), [])
+    rows = []
+    for group in sorted(groups, key=lambda g: [(k is None, 0 if k is None else k) for k in g]):
+        row = {f: shown(f, k) for f, k in zip(by, group, strict=True)}
+        for name, aim in wanted.items():
+            of, field, at = (*((aim,) if isinstance(aim, str) else aim), None, None)[:3]
+            values = [k for k in (key(field, r.get(field)) for r in groups[group]) if k is not None] if field else groups[group]
+            found = _figure(of, values, at)
+            row[name] = shown(field, found) if of in ("min", "max") else found
+        rows.append(row)
+    return rows
+
+
+def _figure(of: str, values: list[Any], at: float | None) -> Any:
+    if of in ("count", "distinct"):
+        return len(values if of == "count" else set(values))
+    if not values:
+        return None
+    if of == "quantile":
+        place = Fraction(at or 0) * (len(values) - 1)
+        low, high = (sorted(values)[min(int(place) + step, len(values) - 1)] for step in (0, 1))
+        return low + (place - int(place)) * (high - low)
+    if of in ("min", "max"):
+        return min(values) if of == "min" else max(values)
+    return sum(values) if of == "sum" else sum(values) / len(values)
+
+
 def leaf(field: str, operator: str, value: Any) -> dict[str, Any]:
     """A condition on one field."""
     return {"field": field, "is": operator, "value": value}

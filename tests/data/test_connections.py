@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any
 
 import psycopg
@@ -80,6 +81,30 @@ async def test_what_a_query_in_sql_sets_is_gone_after_it(dsn: str, conn: psycopg
         rows = await data.client._rows(settings, ())
         assert rows == [("force_generic_plan", "off", "30s")], "the engine's calls have what they had"
         assert await data.sql("select %(a)s::int + 1 as next, '100%%' as all", {"a": 1}) == [{"next": 2, "all": "100%"}]
+
+
+async def test_columns_of_one_name_are_refused_as_a_row_would_have_but_one(dsn: str) -> None:
+    async with MeshData(Client(dsn, pool_size=1), SCHEMA) as data:
+        for query in ("select 1 a, 2 b, 3 a", "select u.*, o.* from (select 1 a) u, (select 2 a, 3 c) o"):
+            with pytest.raises(InvalidQuery, match=r"two columns named 'a'.*as \.\.\."):
+                await data.sql(query)
+        assert await data.sql("select 1 a, 2 b") == [{"a": 1, "b": 2}]
+
+
+async def test_locks_that_a_query_in_sql_takes_are_released(dsn: str, conn: psycopg.Connection[Any]) -> None:
+    held = "select count(*) from pg_locks where locktype = 'advisory' and objid = 77"
+    async with MeshData(Client(dsn, pool_size=1), SCHEMA) as data:
+        for query in (
+            "select pg_advisory_lock(77)", "select pg_advisory_lock(77), pg_try_advisory_lock_shared(77)",
+            "select pg_advisory_lock(77), 1 / (0 * random()::int)", "select 1 a, pg_advisory_lock(77)::text a",
+        ):  # fmt: skip
+            with contextlib.suppress(InvalidQuery):
+                await data.sql(query)
+            assert conn.execute(held.encode()).fetchone() == (0,), query
+        with pytest.raises(InvalidQuery, match="COPY"):
+            await data.sql("copy (select 1) to stdout")
+        assert await data.sql("select 1 one") == [{"one": 1}]
+        assert connected(conn) == 1
 
 
 async def test_a_query_that_somebody_cancels_says_so_and_is_not_sent_again(dsn: str, conn: psycopg.Connection[Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import re
 from dataclasses import replace
@@ -53,7 +54,7 @@ async def test_what_an_attempt_that_died_left_over_is_repaired(dsn: str, conn: p
     await data.set("thing", "one", {"tag": "a"})
     with psycopg.connect(dsn) as older:  # a transaction for which a concurrent build has to wait
         older.execute("set transaction isolation level repeatable read")
-        older.execute("select count(*) from hotmesh_engine.record")
+        older.execute("select 1")
         building = asyncio.create_task(data.create_search_index("thing"))
         waits = "select pid from pg_stat_activity where query like 'create index%' and wait_event_type = 'Lock'"
         await until(lambda: conn.execute(waits.encode()).fetchone())
@@ -106,6 +107,23 @@ async def test_a_changed_schema_adds_what_is_new_and_says_what_it_would_drop(dsn
         conn.execute(statement.encode())
     assert set(indexes(conn)) == {*report.created, *report.kept}
     assert (await new.create_search_index("thing")).would_drop == ()
+    await asyncio.gather(old.close(), new.close())
+
+
+async def test_each_process_makes_and_keeps_what_its_own_schema_asks_for(dsn: str, conn: psycopg.Connection[Any]) -> None:
+    new = MeshData(dsn, Schema("thing", fields={"n": {"type": "NUMERIC"}}))
+    old = MeshData(dsn, Schema("thing", fields={"n": {"type": "TAG"}}))
+    conn.execute("select pg_advisory_lock(1212370261)")  # as who builds
+    reports = []
+    for data, kind in ((new, "NUMERIC"), (old, "TAG")):
+        reports.append(asyncio.create_task(data.create_search_index("thing")))
+        declared = f"select from hotmesh_engine.entity_field where type = '{kind}'".encode()
+        await until(functools.partial(lambda query: conn.execute(query).fetchall(), declared))
+    conn.execute("select pg_advisory_unlock(1212370261)")
+    first, second = await asyncio.gather(*reports)
+    assert first.created == ("search_1_n_num",) and second.created == ("search_1_n_tag",)
+    for report, others in ((first, "n_tag"), (second, "n_num")):
+        assert all(others in statement for statement in report.would_drop)
     await asyncio.gather(old.close(), new.close())
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime, timedelta, timezone
+from fractions import Fraction
 from typing import Any
 
 import psycopg
@@ -12,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pyhotmesh import InvalidQuery, MeshData, Schema, Tag, Text
-from tests.data.plain import RECORDS, SCHEMA, VALUES, fits, key, leaf, put
+from tests.data.plain import RECORDS, SCHEMA, VALUES, figures, fits, key, leaf, put
 
 
 @st.composite
@@ -87,20 +88,84 @@ async def test_lists_find_what_a_plain_filter_finds(dsn: str, conn: psycopg.Conn
         await asyncio.to_thread(compare)
 
 
+@pytest.mark.limit(120)
 async def test_figures_are_those_of_plain_python(dsn: str, conn: psycopg.Connection[Any]) -> None:
+    aims: list[Any] = ["count", *[(of, f) for f in VALUES for of in ("count", "distinct")]]
+    aims += [(of, f) for f in VALUES if f != "yes" for of in ("min", "max")]
+    aims += [("sum", "n"), ("avg", "n"), *[("quantile", "n", at) for at in (0, 0.25, 0.5, 1)]]
+    wanted = {f"f{i}": aim for i, aim in enumerate(aims)}
     async with MeshData(dsn, SCHEMA) as data:
         await data.create_search_index("thing")
-        for i in range(30):
-            await data.set("thing", f"{i}", {"tag": "ab"[i % 2], "n": i})
-        rows = await data.aggregate(
-            "thing", [{"field": "n", "is": ">=", "value": 10}], by=["tag"],
-            figures={"c": "count", "s": ("sum", "n"), "a": ("avg", "n"), "lo": ("min", "n"), "hi": ("max", "n"),
-                     "d": ("distinct", "n"), "m": ("quantile", "n", 0.5)},
-        )  # fmt: skip
-        assert rows == [
-            {"tag": "a", "c": 10, "s": 190, "a": 19, "lo": 10, "hi": 28, "d": 10, "m": 19},
-            {"tag": "b", "c": 10, "s": 200, "a": 20, "lo": 11, "hi": 29, "d": 10, "m": 20},
-        ]
+        (entity,) = conn.execute("select entity_id from hotmesh_engine.entity where name = 'thing'").fetchone() or (0,)
+        loop = asyncio.get_running_loop()
+
+        @settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+        @given(RECORDS, leaves(), st.lists(st.sampled_from(list(VALUES)), unique=True, max_size=2))
+        def compare(records: list[dict[str, Any]], query: Any, by: list[str]) -> None:
+            put(conn, entity, records)
+            plain = figures([record for record in records if fits(record, query)], by, wanted)
+            found = asyncio.run_coroutine_threadsafe(data.aggregate("thing", query, by=by, figures=wanted), loop).result(30)
+            assert len(found) == len(plain) and not found.more
+            for row, other in zip(found, plain, strict=True):
+                for name, value in other.items():
+                    if isinstance(value, Fraction):
+                        assert row[name] == pytest.approx(float(value), rel=1e-12, abs=1e-300), (name, wanted.get(name), records)
+                    else:
+                        assert row[name] == value and type(row[name]) is type(value), (name, wanted.get(name), records)
+
+        await asyncio.to_thread(compare)
+
+
+async def test_groups_are_what_a_comparison_finds_and_those_left_out_are_said(dsn: str) -> None:
+    async with MeshData(dsn, SCHEMA) as data:
+        await data.create_search_index("thing")
+        long = "word " * 60
+        for i, (tag, words, n, yes, at) in enumerate(
+            [
+                (True, long + "a", 1, True, "2026-01-01"),
+                ("true", long + "b", "1.0", "true", "2026-01-01T01:00:00+01:00"),
+                (None, None, "abc", 1, 1767225600),
+            ]
+        ):
+            await data.set("thing", f"{i}", {"tag": tag, "words": words, "n": n, "yes": yes, "at": at})
+        await data.set("thing", "3", {"n": [], "tag": "x" * 1001})
+        assert await data.count("thing", [leaf("n", "=", None)]) == 0, "what is no number is there"
+        assert [r.id for r in await data.find_where("thing", [leaf("tag", "=", None)])] == ["2"]
+        counts: dict[str, Any] = {"c": "count", "d": ("distinct", "n"), "v": ("count", "n")}
+        assert await data.aggregate("thing", by=["tag"], figures=counts) == [
+            {"tag": "true", "c": 2, "d": 1, "v": 2}, {"tag": None, "c": 2, "d": 0, "v": 0},
+        ]  # fmt: skip
+        assert await data.aggregate("thing", by=["words"]) == [
+            {"words": long + "a", "count": 1}, {"words": long + "b", "count": 1}, {"words": None, "count": 2},
+        ]  # fmt: skip
+        assert await data.aggregate("thing", by=["n"]) == [{"n": 1, "count": 2}, {"n": None, "count": 2}]
+        assert await data.aggregate("thing", by=["yes"]) == [{"yes": True, "count": 2}, {"yes": None, "count": 2}]
+        moments = await data.aggregate("thing", by=["at"], figures={"c": "count", "last": ("max", "at")})
+        start = "2026-01-01T00:00:00+00:00"
+        assert moments == [{"at": start, "c": 3, "last": start}, {"at": None, "c": 1, "last": None}] and not moments.more
+        first = await data.aggregate("thing", by=["words"], size=2)
+        assert [row["words"][-1] for row in first] == ["a", "b"] and first.more
+        assert not (await data.aggregate("thing", by=["words"], size=3)).more
+        assert (await data.aggregate("thing", by=["words"], size=0)).more
+
+
+async def test_a_figure_that_no_number_can_hold_is_named(dsn: str) -> None:
+    async with MeshData(dsn, SCHEMA) as data:
+        await data.create_search_index("thing")
+        tiny = "0." + "0" * 330 + "1"
+        for i, n in enumerate([tiny, "-" + tiny, "0.5"]):
+            await data.set("thing", f"tiny{i}", {"n": n, "tag": "tiny"})
+        for i in range(3):
+            await data.set("thing", f"huge{i}", {"n": 1e308, "tag": "huge"})
+        await data.set("thing", "least", {"n": -1e308, "tag": "both"})
+        every: dict[str, Any] = {"s": ("sum", "n"), "a": ("avg", "n"), "q": ("quantile", "n", 0.5), "lo": ("min", "n")}
+        (row,) = await data.aggregate("thing", "@tag:{tiny}", figures=every)
+        assert row["s"] == 0.5 and row["q"] == row["lo"] == 0 and row["a"] == pytest.approx(0.5 / 3)
+        assert (await data.aggregate("thing", figures={"a": ("avg", "n")}))[0]["a"] == pytest.approx(1e308 / 7 * 2)
+        with pytest.raises(InvalidQuery, match=r"figure s, the sum of n, .*1\.797e308.*\(.*avg"):
+            await data.aggregate("thing", "@tag:{huge}", figures=every)
+        await data.set("thing", "both", {"n": 1e308, "tag": "both"})
+        assert await data.aggregate("thing", "@tag:{both}", figures={"q": every["q"]}) == [{"q": 0}]
 
 
 async def test_pages_go_on_exactly_where_they_ended(dsn: str, conn: psycopg.Connection[Any]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from pyhotmesh import MeshData, Schema, Worker, migrate, workflow
+from pyhotmesh import InvalidQuery, MeshData, Schema, Worker, migrate, workflow
 from tests.data.plain import leaf
 
 WHERE = "select tableoid::regclass::text, count(*)::int from hotmesh_engine.record group by 1 order by 1"
@@ -17,6 +17,14 @@ WHERE = "select tableoid::regclass::text, count(*)::int from hotmesh_engine.reco
 
 def schema(entity: str = "thing") -> Schema:
     return Schema(entity, fields={"n": {"type": "NUMERIC", "sortable": True}})
+
+
+MANY = "update pg_class set reltuples = 2e6 where relname = 'record_rest'"
+SAID = {
+    "many of them": "more than 10,000 records",
+    "many of others": "more than 1,000,000 records",
+    "somebody reads": "the next declaration tries again",
+}
 
 
 def where(conn: psycopg.Connection[Any]) -> dict[str, int]:
@@ -69,7 +77,7 @@ async def test_records_stay_where_they_are_if_moving_them_kept_others_waiting(
                     " select 1, 1, now(), now(), 'r' || i, '{\"n\": 0}' from generate_series(1, 10000) i"
                 )
             elif why == "many of others":
-                conn.execute("update pg_class set reltuples = 2e6 where relname = 'record_rest'")
+                conn.execute(MANY.encode())
             else:
                 reader.execute("select from hotmesh_engine.record")
             building = asyncio.create_task(data.create_search_index("thing"))
@@ -78,11 +86,55 @@ async def test_records_stay_where_they_are_if_moving_them_kept_others_waiting(
             if why == "somebody reads":
                 await asyncio.sleep(1.5)  # longer than it waits
             reader.rollback()
-            assert len((await building).created) == 1
+            report = await building
+        assert len(report.created) == 1 and SAID[why] in (report.shared or "")
         assert list(where(conn)) == ["record_rest"]
         assert [(r.id, r["n"]) for r in await data.find_where("thing", [leaf("n", ">", 5)], sort="n")] == [("one", 21)]
-        assert (await data.create_search_index("thing")).would_drop == ()
-        assert list(where(conn)) == ["record_rest"], "its indexes are there"
+        if why == "many of others":
+            conn.execute(MANY.encode())  # as it was before the index was built
+        later = await data.create_search_index("thing")
+        assert later.would_drop == ()
+        if why != "somebody reads":
+            assert list(where(conn)) == ["record_rest"] and later.shared == report.shared and later.kept == report.created
+            return
+        assert where(conn) == {"record_1": 1} and later.shared is None and later.created == report.created
+        assert [(r.id, r["n"]) for r in await data.find_where("thing", [leaf("n", ">", 5)], sort="n")] == [("one", 21)]
+        left = "select (select count(*) from pg_statistic_ext), (select count(*) from pg_indexes where indexname like 'search%')"
+        assert conn.execute(left.encode()).fetchone() == (0, 1), "what the shared table had of it is gone"
+        assert (await data.create_search_index("thing")).kept == report.created
+
+
+async def test_records_do_not_move_while_their_index_is_built(dsn: str, conn: psycopg.Connection[Any]) -> None:
+    async with MeshData(dsn, schema()) as data:
+        await data.set("thing", "one", {"n": 1})
+        conn.execute("select pg_advisory_lock(1212370261)")  # as who builds
+        waiting = [asyncio.create_task(data.create_search_index("thing")) for _ in range(3)]
+        with psycopg.connect(dsn) as other:
+            (said,) = other.execute("select hotmesh_engine.own_table(1)").fetchone() or ("",)
+        assert "are built" in said and where(conn) == {"record_rest": 1}
+        await asyncio.sleep(0.3)
+        conn.execute("select pg_advisory_unlock(1212370261)")
+        reports = await asyncio.gather(*waiting)
+        assert where(conn) == {"record_1": 1}
+        assert sorted(len(report.created) for report in reports) == [0, 0, 1] and not any(report.shared for report in reports)
+
+
+async def test_a_view_that_others_build_upon_and_that_must_change_keeps_records_where_they_are(
+    dsn: str, conn: psycopg.Connection[Any]
+) -> None:
+    async with MeshData(dsn, schema()) as data:
+        await data.set("thing", "one", {"n": 1})
+        with psycopg.connect(dsn) as reader:
+            reader.execute("select from hotmesh.records")
+            await data.create_search_index("thing")
+        conn.execute("create view mine as select n from hotmesh_data.thing")
+    async with MeshData(dsn, Schema("thing", fields={"n": {"type": "TAG"}})) as data:
+        with pytest.raises(InvalidQuery, match=r"stays as it was.*view public\.mine depends"):
+            await data.create_search_index("thing")
+        assert await data.count("thing", "@n:{1}") == 1 and where(conn) == {"record_rest": 1}
+        conn.execute("drop view mine")
+        await data.create_search_index("thing")
+        assert where(conn) == {"record_1": 1}
 
 
 async def test_a_view_that_is_there_follows_at_once(dsn: str, conn: psycopg.Connection[Any]) -> None:

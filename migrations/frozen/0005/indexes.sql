@@ -13,7 +13,7 @@
 -- Names (field, entity) match a pattern before they are taken, and format() quotes them.
 --
 -- Locks: declaring takes its entity's rows, for one short transaction; indexes are built by the client,
--- CONCURRENTLY, one builder at a time (search/indexes.py). A twin waits for it without a snapshot and then
+-- CONCURRENTLY, one builder at a time (search/indexes.py), which keeps records where they are meanwhile. A twin waits for it without a snapshot and then
 -- finds all there. A crash leaves an invalid index, which the next caller replaces.
 
 -- ------------------------------------------------------------------------------- conversions --
@@ -201,39 +201,49 @@ return 'hotmesh_engine.record_' || case when p_own then p_entity::text else 'res
 
 -- Gives an entity that is declared before it has many records a table of its own, a partition: then only its own
 -- writes keep its indexes, only its own searches consider them, and an index is built from its records alone (a find
--- took 3.0 ms of CPU beside fifteen entities of five indexes each, and 0.7 alone).
--- One with more than 10,000 records, or with indexes, stays where it is, as does all if there are more than a million
--- of such: to move records, and to look whether some are left, keeps others waiting.
--- Locks: that of makers of tables; the whole, `record`, and then `record_rest`, both ACCESS EXCLUSIVE: they wait for all who
--- read or wrote there, and those who come for this. First the whole, although to attach a table takes less: who had
--- looked up where its parts are, and then waited for one of them, would not see what has moved to the new one.
--- Then the row of the entity, which nobody else locks for longer than a statement, and its view if there is one. After
--- a second, or 0.2 after the first table (who read a shared one directly, and waits for the whole now, is in the
--- way for ever), it is given up, and the next declaration tries again.
--- A twin waits, and finds all done. Who reads a shared table directly, having found that the entity has no own, has a
--- snapshot in which nothing has moved. A crash leaves all as it was.
-create or replace function hotmesh_engine.own_table(p_entity int) returns void
+-- took 3.0 ms of CPU beside fifteen entities of five indexes each, and 0.7 alone). Null if it has one, or why it has not.
+-- One with more than 10,000 records stays where it is, as does all if there are more than a million of such: to move
+-- records, and to look whether some are left, keeps others waiting. Indexes that it has where it was go with the move,
+-- and its declaration makes them anew; until then its few records are searched without.
+-- Locks: first, and only tried, that of those who build indexes: who builds has looked where. Then the whole, `record`, and then
+-- `record_rest`, both ACCESS EXCLUSIVE: they wait for all who read or wrote there, and those who come for this. First the
+-- whole, although to attach a table takes less: who had looked up where its parts are, and then waited for one of them,
+-- would not see what has moved to the new one. Then the row of the entity, which nobody else locks for longer than a
+-- statement, and its view if there is one. After a second (if it has indexes already, which is nearly as good: after 0.2,
+-- as that may be at each start of each server), or 0.2 after the first table (who read a shared one directly, and
+-- waits for the whole now, is in the way for ever), it is given up, and the next declaration tries again.
+-- Who reads a shared table directly, having found that the entity has no own, has a snapshot in which nothing has moved.
+-- A crash leaves all as it was.
+create or replace function hotmesh_engine.own_table(p_entity int) returns text
 language plpgsql volatile set search_path = pg_catalog, pg_temp set lock_timeout = '1s' as $$
 declare
   v_own  text := hotmesh_engine.table_of(p_entity, true);
   v_name text;
+  v_gone text;
 begin
-  if (select own from hotmesh_engine.entity where entity_id = p_entity)
-     or (select reltuples > 1000000 from pg_class where oid = 'hotmesh_engine.record_rest'::regclass)
-     or exists (select from pg_class where relnamespace = 'hotmesh_engine'::regnamespace and relname like format('search\_%s\_%%', p_entity)) then
-    return;
+  if (select own from hotmesh_engine.entity where entity_id = p_entity) then
+    return null;
+  elsif (select reltuples > 1000000 from pg_class where oid = 'hotmesh_engine.record_rest'::regclass) then
+    return 'the table that entities share has more than 1,000,000 records, of which none are moved';
+  elsif (select count(*) > 10000 from (select from hotmesh_engine.record_rest where entity_id = p_entity limit 10001) r) then
+    return 'it has more than 10,000 records, too many to be moved';
+  elsif not pg_try_advisory_xact_lock(1212370261) then   -- see LOCK_INDEXES in engine.py
+    return 'indexes are built at this moment: the next declaration tries again';
   end if;
   begin
-    perform pg_advisory_xact_lock(1212370262);       -- 'HMWV'
-    if (select count(*) > 10000 from (select from hotmesh_engine.record_rest where entity_id = p_entity limit 10001) r) then
-      return;
+    select string_agg(replace(remove, ' concurrently ', ' '), '; ') into v_gone from hotmesh_engine.index_plan(p_entity, '[]', '[]');
+    if v_gone is not null then
+      set local lock_timeout = '200ms';
     end if;
     lock table only hotmesh_engine.record in access exclusive mode;
     set local lock_timeout = '200ms';
     lock table hotmesh_engine.record_rest in access exclusive mode;
     update hotmesh_engine.entity set own = true where entity_id = p_entity and not own returning name into v_name;
     if not found then
-      return;
+      return null;
+    end if;
+    if v_gone is not null then
+      execute v_gone;
     end if;
     execute format('create table %s (like hotmesh_engine.record including all excluding indexes)', v_own);
     execute format('with gone as (delete from hotmesh_engine.record_rest where entity_id = %s returning *) insert into %s select * from gone',
@@ -242,12 +252,17 @@ begin
     if to_regclass(format('hotmesh_data.%I', v_name)) is not null then   -- it may show them where they were
       perform hotmesh_engine.make_view(p_entity);
     end if;
-  exception when lock_not_available then             -- with nothing done
+    return null;
+  exception
+    when lock_not_available then                     -- with nothing done
+      return 'others read or write records, and to wait for them kept all waiting: the next declaration tries again';
+    when sqlstate 'HM040' then                       -- the view cannot be made: the declaration says so when all else is done
+      return sqlerrm;
   end;
 end $$;
 
--- The indexes of an entity: what p_names (the declared fields) and p_together ([[field, ...], ...]: those of
--- which one index is made) ask for, and what is there besides.
+-- The indexes of an entity: what p_fields (as declare_entity takes them; those that were declared last may be another
+-- version's) and p_together ([[field, ...], ...]: those of which one index is made) ask for, and what is there besides.
 -- state: ready, missing, invalid (an attempt that did not end), unused (no field asks for it).
 -- In a table that it shares with others its indexes are partial, and beside each stands a statistics object of the
 -- same name: PostgreSQL ignores what ANALYZE finds out about the expressions of a partial index, takes each condition
@@ -255,7 +270,7 @@ end $$;
 -- instead of 2 among 20,000). Fields together need none: those of each field tell. Their index ends with the id, so
 -- that records are read as they stand; but for two long texts, which leave it no room (a key has 2,700 bytes at most):
 -- then records are sorted by it when they are read, which reads the others' fields once more.
-create or replace function hotmesh_engine.index_plan(p_entity int, p_names text[], p_together json)
+create or replace function hotmesh_engine.index_plan(p_entity int, p_fields json, p_together json)
 returns table (name text, state text, build text, remove text, is_index boolean)
 language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 #variable_conflict use_column
@@ -265,8 +280,8 @@ declare
 begin
   return query
   with field as (
-    select f.*, hotmesh_engine.key_of(f.type, format('(data -> %L)', f.name)) as key
-      from hotmesh_engine.entity_field f where f.entity_id = p_entity and f.name = any (p_names)
+    select p_entity as entity_id, f.*, hotmesh_engine.key_of(f.type, format('(data -> %L)', f.name)) as key
+      from json_to_recordset(p_fields) f(name text, type text, sortable boolean, config text)
   ), asked as (
     select format('search_%s_%s_%s', f.entity_id, f.name, lower(left(f.type, 3))) as name,
            f.key as expression, '(%s, id)' as what, 'entity_id, ' as beside
@@ -322,45 +337,78 @@ language sql immutable parallel safe
 return format('(follows is null or follows not in (select run_id from hotmesh_engine.outcome where expires_at <= %s))', p_now);
 
 -- The view of an entity's records with typed columns, those of all namespaces under one name.
--- A view that cannot be replaced is dropped first; one that others build upon says so (HM040).
+-- Fields stand behind what every view has, in the order in which they came, so that a new one is appended: then the
+-- view is replaced, and what is granted on it, or built upon it, stays. A column keeps its type as long as some
+-- namespace declares its field so, and then gets that of the namespace that is the oldest: nobody changes by a
+-- declaration of his own what others' queries see. What cannot be converted into that type is null there.
+-- A type that does change needs a new view, which gets the owner, the grants, the comments and the options of the
+-- former; if others build upon that, nothing is done, and said (HM040).
 create or replace function hotmesh_engine.make_view(p_entity int) returns void
 language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 declare
-  v_name   text;
-  v_parts  text[];
-  v_fields text[];
-  v_types  text[];
+  v_name    text := (select name from hotmesh_engine.entity where entity_id = p_entity);
+  v_view    text := format('hotmesh_data.%I', v_name);
+  v_columns text;
+  v_options text;
+  v_made    text;
+  v_kept    text;
+  v_why     text;
+  v_who     text;
 begin
   perform pg_advisory_xact_lock(1212370260);         -- 'HMWT': two makers of one view
-  select name into v_name from hotmesh_engine.entity where entity_id = p_entity;
-  select array_agg(name order by first, name), array_agg(type order by first, name) into v_fields, v_types
-    from (select f.name, min(f.type) as type, min((f.entity_id::bigint << 20) + f.position) as first, count(distinct f.type) as types
-            from hotmesh_engine.entity e join hotmesh_engine.entity_field f using (entity_id)
-           where e.name = v_name group by f.name) f
-   where types = 1;                                  -- of two types in two namespaces: none
-  select array_agg(part order by entity_id) into v_parts from (
-    select e.entity_id, format('select %L::text as record_namespace, id as record_id, %s data as record_data, created_at as record_created_at, '
-             'updated_at as record_updated_at, expires_at as record_expires_at from %s '
+  select string_agg(format(', %s as %I', case type when 'TEXT' then format('hotmesh_engine.scalar(data -> %L)', name)
+                                                   else hotmesh_engine.key_of(type, format('(data -> %L)', name)) end, name), ''
+                    order by place, first)
+    into v_columns from (
+    select f.name, c.attnum as place, min((f.entity_id::bigint << 20) + f.position) as first,
+           coalesce(max(f.type) filter (where f.type = c.type), (array_agg(f.type order by f.entity_id))[1]) as type
+      from hotmesh_engine.entity e join hotmesh_engine.entity_field f using (entity_id)
+      left join (select attname, attnum,
+                        case atttypid when 'numeric'::regtype then 'NUMERIC' when 'boolean'::regtype then 'BOOLEAN'
+                                      when 'timestamptz'::regtype then 'TIMESTAMP'
+                                      else case attcollation when '"C"'::regcollation then 'TAG' else 'TEXT' end end as type
+                   from pg_attribute where attrelid = to_regclass(v_view)) c on c.attname = f.name
+     where e.name = v_name group by f.name, c.attnum) f;
+  select string_agg(
+      format('select %L::text as record_namespace, id as record_id, data as record_data, created_at as record_created_at, '
+             'updated_at as record_updated_at, nullif(expires_at, ''infinity'') as record_expires_at%s from %s '
              'where entity_id = %s and expires_at > (select hotmesh.now()) and %s',
-             n.name, (select string_agg(format('%s as %I, ',
-                case type when 'TEXT' then format('hotmesh_engine.scalar(data -> %L)', name)
-                          else hotmesh_engine.key_of(type, format('(data -> %L)', name)) end, name), '' order by o)
-                from unnest(v_fields, v_types) with ordinality u(name, type, o)),
-             hotmesh_engine.table_of(e.entity_id, e.own), e.entity_id,
-             hotmesh_engine.kept_sql('(select hotmesh.now())')) as part
-      from hotmesh_engine.entity e join hotmesh_engine.namespace n using (namespace_id)
-     where e.name = v_name and (e.entity_id = p_entity
-       or exists (select from hotmesh_engine.entity_field f where f.entity_id = e.entity_id))) p;
+             n.name, v_columns, hotmesh_engine.table_of(e.entity_id, e.own), e.entity_id,
+             hotmesh_engine.kept_sql('(select hotmesh.now())')), ' union all ' order by e.entity_id)
+    into v_made
+    from hotmesh_engine.entity e join hotmesh_engine.namespace n using (namespace_id)
+   where e.name = v_name and (e.entity_id = p_entity
+     or exists (select from hotmesh_engine.entity_field f where f.entity_id = e.entity_id));
+  select ' with (' || array_to_string(reloptions, ', ') || ')' into v_options from pg_class where oid = to_regclass(v_view);
+  v_made := concat(' view ', v_view, v_options, ' as ', v_made);
+  if to_regclass(v_view) is null then
+    execute concat('create', v_made, '; comment on view ', v_view, ' is ', quote_literal(
+      'Records that can be searched, of all namespaces (record_namespace); record_expires_at: null if it is kept for good.'));
+    return;
+  end if;
   begin
-    execute format('create or replace view hotmesh_data.%I as %s', v_name, array_to_string(v_parts, ' union all '));
+    execute 'create or replace' || v_made;
+    return;
   exception when invalid_table_definition then
-    begin
-      execute format('drop view hotmesh_data.%I', v_name);
-      execute format('create view hotmesh_data.%I as %s', v_name, array_to_string(v_parts, ' union all '));
-    exception when dependent_objects_still_exist then
-      raise exception using errcode = 'HM040',
-        message = format('the columns of hotmesh_data.%I change, and other views use it', v_name),
-        hint = 'Drop those views, declare again, and make them anew.';
-    end;
+    v_why := sqlerrm;
   end;
+  select string_agg(s, '; ') into v_kept from pg_class c cross join lateral (
+    select format('alter view %s owner to %s', v_view, relowner::regrole)
+    union all
+    select format('grant %s%s on %s to %s%s', x.privilege_type, ' (' || quote_ident(a.name) || ')', v_view,
+             case x.grantee when 0 then 'public' else x.grantee::regrole::text end, case when x.is_grantable then ' with grant option' end)
+      from (select null as name, relacl as acl union all select attname, attacl from pg_attribute where attrelid = c.oid) a
+     cross join lateral aclexplode(a.acl) x
+    union all
+    select format('comment on view %s is %L', v_view, obj_description(c.oid, 'pg_class'))
+    union all
+    select format('comment on column %s.%I is %L', v_view, attname, col_description(c.oid, attnum))
+      from pg_attribute where attrelid = c.oid) x(s)
+   where c.oid = to_regclass(v_view);
+  execute concat('drop view ', v_view, '; create', v_made, '; ', v_kept);
+exception when dependent_objects_still_exist then
+  get stacked diagnostics v_who = pg_exception_detail;
+  raise exception using errcode = 'HM040',
+    message = format('the view %s stays as it was: %s, and %s', v_view, v_why, v_who),
+    hint = 'Drop what depends on it, declare again, and make it anew. Searches and their indexes have the new types already.';
 end $$;

@@ -159,4 +159,4 @@ select n.name as namespace, e.name as entity, c.id, c.version, c.at, c.run_id, c
   join hotmesh_engine.entity e on e.entity_id = c.entity_id
   join hotmesh_engine.namespace n on n.namespace_id = e.namespace_id;
 comment on view hotmesh.record_changes is
-  'Every change of a record: the new values of the fields that it touched, and which workflow made it at which row of its journal (null: from outside).';
+  'Every change of a record: the new values of the fields that it touched, and which workflow made it at which row of its journal (null: from outside). In the order of version; of changes made at once, a later version may have the earlier at.';
