@@ -16,7 +16,7 @@ CONFLICT = ("fail", "use_existing", "terminate_existing")
 REUSE = ("allow_duplicate", "allow_duplicate_failed_only", "reject_duplicate")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: it would take three times as long to make
 class StartRequest:
     """One workflow to start.
 
@@ -50,9 +50,11 @@ def arguments(namespace: str, requests: Sequence[StartRequest], ids: Sequence[st
     kind: Any = object()
     queue: Any = object()
     name = ""
-    names = []
+    names, inputs = [], []
+    encode = payloads.encode
     for wid, request in zip(ids, requests, strict=True):
-        payloads.check_name(wid, "workflow_id")
+        if request.workflow_id is not None:
+            payloads.check_name(wid, "workflow_id")
         if request.workflow is not kind:  # nearly always that of the one before
             name, kind = payloads.check_name(workflow.name_of(request.workflow), "workflow type"), request.workflow
         names.append(name)
@@ -61,27 +63,29 @@ def arguments(namespace: str, requests: Sequence[StartRequest], ids: Sequence[st
         if type(request.priority) is not int or not 1 <= request.priority <= 5:
             raise PayloadError("priority", f"must be 1 (first) to 5 (last), not {request.priority!r:.100}")
         args = request.args
-        if type(args) is not list and (not isinstance(args, Sequence) or isinstance(args, str | bytes)):
-            raise PayloadError("args", f"must be a list of the arguments, not {args!r:.100}")
-    encode = payloads.encode
+        if type(args) is not list:
+            if not isinstance(args, Sequence) or isinstance(args, str | bytes):
+                raise PayloadError("args", f"must be a list of the arguments, not {args!r:.100}")
+            args = list(args)
+        inputs.append(encode(args))
+    priorities = [r.priority for r in requests]
     return [
         namespace,
         Texts(names),
         Texts(ids),
-        Texts(r.task_queue for r in requests),
-        Jsons(encode(list(r.args)) for r in requests),
-        Uuids(r.raw_id for r in requests),
-        _optional(requests, "start_delay", _delay, Floats),
-        _optional(requests, "execution_timeout", _finite, Floats),
-        _optional(requests, "retention", lambda d: interval(parse_duration(d)), Texts),
-        None if all(r.priority == 3 for r in requests) else Int2s(r.priority for r in requests),
-        _optional(requests, "memo", encode, Jsons),
+        Texts([r.task_queue for r in requests]),
+        Jsons(inputs),
+        Uuids([r.raw_id for r in requests]),
+        _optional([r.start_delay for r in requests], _delay, Floats),
+        _optional([r.execution_timeout for r in requests], _finite, Floats),
+        _optional([r.retention for r in requests], lambda d: interval(parse_duration(d)), Texts),
+        None if priorities.count(3) == len(priorities) else Int2s(priorities),
+        _optional([r.memo for r in requests], encode, Jsons),
     ]
 
 
-def _optional(requests: Sequence[StartRequest], name: str, convert: Callable[[Any], Any], kind: Any) -> Any:
-    values = [getattr(r, name) for r in requests]
-    if all(v is None for v in values):
+def _optional(values: list[Any], convert: Callable[[Any], Any], kind: Any) -> Any:
+    if values.count(None) == len(values):
         return None
     return kind(None if v is None else convert(v) for v in values)
 
