@@ -20,7 +20,7 @@ from typing import Any
 
 import psycopg
 
-from bench.role import percentiles
+from bench.role import percentiles, runner
 from bench.server import Server
 
 WORKFLOWS = 1000
@@ -62,7 +62,8 @@ def writing(server: Server, scale: float) -> Iterator[tuple[str, dict[str, float
     dsn = server.create("records_bench")
     try:
         migrate.upgrade(dsn)
-        yield from asyncio.run(_writing(dsn, max(20, int(WORKFLOWS * scale))))
+        with runner() as loop:
+            yield from loop.run(_writing(dsn, max(20, int(WORKFLOWS * scale))))
     finally:
         server.drop("records_bench")
 
@@ -147,7 +148,8 @@ def finding(scale: float) -> Iterator[tuple[str, dict[str, Any]]]:
     with Server(shared_buffers="1GB") as server:
         dsn = server.create("records_bench")
         migrate.upgrade(dsn)
-        yield from asyncio.run(_all(_finding(dsn, max(1000, int(RECORDS * scale)))))
+        with runner() as loop:
+            yield from loop.run(_all(_finding(dsn, max(1000, int(RECORDS * scale)))))
 
 
 async def _all(found: AsyncIterator[tuple[str, dict[str, Any]]]) -> list[tuple[str, dict[str, Any]]]:

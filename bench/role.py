@@ -130,14 +130,17 @@ def main() -> None:
     if not cls.asynchronous:
         _serve(cls(), out)
         return
+    with runner() as loop:
+        loop.run(_serve_async(cls, out))
+
+
+def runner() -> asyncio.Runner:
+    """For programs on an event loop: uvloop's, if it is installed."""
     try:
         import uvloop
-
-        factory = uvloop.new_event_loop
     except ImportError:
-        factory = asyncio.new_event_loop
-    with asyncio.Runner(loop_factory=factory) as runner:
-        runner.run(_serve_async(cls, out))
+        return asyncio.Runner()
+    return asyncio.Runner(loop_factory=uvloop.new_event_loop)
 
 
 if __name__ == "__main__":
