@@ -142,6 +142,12 @@ class Held:
         if self.suspect_tasks.pop(key, None) is not None:
             self.suspects_allowed = min(self.suspects_allowed * 2, 1000)
 
+    def is_unsent(self, run_id: int, command: int) -> bool:
+        """Whether the row of an activity task has yet to go into a turn."""
+        run = self.runs.get(run_id)
+        more = run.next.more if run is not None and run.next is not None else None
+        return more is not None and any(task[0] == command for task in more.tasks)
+
     def drop(self, run: Run) -> None:
         """Lets go of a run that is no longer ours: nothing of it is sent any more."""
         for execution in run.local.values():

@@ -191,10 +191,13 @@ class Recovery:
             else:
                 self._send_again(run, parcel)
         for key, execution in list(held.tasks.items()):
-            if still.get(key) != execution.attempt and not execution.finished:
+            if still.get(key) != execution.attempt and not execution.finished and not held.is_unsent(*key):
                 execution.cancel("its lease is gone")
                 del held.tasks[key]
-        held.ends[:] = [e for e in (*ends, *held.ends) if still.get((e.run, e.command)) == e.attempt]
+        held.ends[:] = [
+            e for e in (*ends, *held.ends)
+            if still.get((e.run, e.command)) == e.attempt or held.is_unsent(e.run, e.command)
+        ]  # fmt: skip
         self._feeder.settle(recorded, set())
 
     def _send_again(self, run: Run, parcel: Parcel) -> None:

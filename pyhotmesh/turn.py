@@ -231,7 +231,7 @@ class TurnLoop:
         parcels = self._sealer.seal()
         parking = any(p.end == PARK for p in parcels)  # what they wait for may come due soon
         self._quiet = self._asleep and not heard and not parking
-        ends, held.ends = held.ends, []
+        ends = self.work.take_ends()
         closed, self._closed = self._closed, [p.run.run_id for p in parcels if p.end > KEEP]
         # A worker with little to do stays 'asleep' through its turns: that spares two writes each.
         if not asleep:

@@ -189,6 +189,16 @@ class Work:
         self._held.ends.append(end)
         self._held.event.set()
 
+    def take_ends(self) -> list[TaskEnd]:
+        """What became of tasks, for the turn that has just been sealed. Not of one whose row is still to go: the engine would
+        know of no such task, and then lease it for ever to a worker that has done with it."""
+        held = self._held
+        ready: list[TaskEnd] = []
+        ends, held.ends = held.ends, []
+        for end in ends:
+            (held.ends if held.is_unsent(end.run, end.command) else ready).append(end)
+        return ready
+
     def take_beats(self) -> list[Beat]:
         """What the heartbeat is to tell of running tasks. On its thread."""
         beats = []
