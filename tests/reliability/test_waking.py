@@ -220,11 +220,13 @@ async def test_who_is_told_of_others_all_the_time_looks_by_the_clock(
     async with Client(dsn) as client:
         waiting = asyncio.create_task(client.get_handle("w").result())
         await until(lambda: db.rows("delete from hotmesh_engine.waiter where run_id = %s returning client", run), "it waits")
+        looking = "select count(*) from pg_stat_activity where state = 'active' and query ~ '^call hotmesh_engine.await'"
+        await until(lambda: db.value(looking) == 0, "and has looked")
         assert client._results is not None
         db.rows("select hotmesh.interrupt('w')")
         assert db.value("select hotmesh.route()") == 0
         for _ in range(100):
-            db.rows("select pg_notify(%s, '1,2')", f"hotmesh_{client._results.client_id}")
+            db.rows("select pg_notify(%s, '-1,-2')", f"hotmesh_{client._results.client_id}")
             if (await asyncio.wait([waiting], timeout=0.02))[0]:
                 break
         with pytest.raises(WorkflowInterrupted):
