@@ -1,7 +1,12 @@
-"""The connection that turns go over: made when it is needed, its statements planned before the first turn."""
+"""The connection that turns go over: made when it is needed, its statements planned before the first turn.
+
+One that breaks stays broken until it is closed, whoever notices it: the worker has to adopt what it holds before it goes
+on over another, as the server may have lost, or made, what this worker knows otherwise.
+"""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,18 +28,21 @@ class Line:
         self._dsn = dsn
         self._held = held
         self._conn: AsyncConnection[Any] | None = None
+        self._connecting = asyncio.Lock()
         self._warm: AsyncConnection[Any] | None = None  # the connection that has planned its statements
 
+    async def _connected(self) -> AsyncConnection[Any]:
+        async with self._connecting:
+            if self._conn is None:
+                self._conn = await connect(self._dsn)
+            return self._conn
+
     async def fetch(self, query: str, params: Sequence[Any]) -> Rows:
-        if self._conn is None or self._conn.closed:
-            self._conn = await connect(self._dsn)
-        return await direct.fetch(self._conn, query, params)
+        return await direct.fetch(await self._connected(), query, params)
 
     async def turn(self, capacity: Capacity, closed: Sequence[int], parcels: Sequence[Parcel], ends: Sequence[TaskEnd]) -> Rows:
-        if self._conn is None or self._conn.closed:
-            self._conn = await connect(self._dsn)
-        if self._warm is not self._conn:
-            self._warm = self._conn  # tried once: it may meet what routing fails on, as the turn will
+        if self._warm is not (conn := await self._connected()):
+            self._warm = conn  # tried once: it may meet what routing fails on, as the turn will
             await self.fetch(engine.WARM_UP, (self._held.worker_id,))
         return await self.fetch(*engine.turn_call(self._held.worker_id, capacity, closed, parcels, ends))
 

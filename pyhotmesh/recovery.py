@@ -60,6 +60,7 @@ class Recovery:
         self._feed = feed
         self._on_new_id = on_new_id
         feeder.on_fault = self.park_blocked
+        self._adopting = asyncio.Lock()
         self.is_careful = False  # routing or claiming fails for everybody
         self.given_up = False  # the worker is to end: no more attempts to reach the database
 
@@ -133,24 +134,30 @@ class Recovery:
     async def adopt(self, parcels: list[Parcel], ends: list[TaskEnd]) -> None:
         """After a call whose outcome is unknown: a new incarnation takes over what this one held.
 
-        The engine's answer tells for each run whether its parcel was recorded.
+        The engine's answer tells for each run whether its parcel was recorded. What was dropped here while the database
+        was away has moved as well, if it was listed first: once more then, without it.
         """
+        async with self._adopting:
+            while await self._adopt(parcels, ends):
+                parcels, ends = [], []
+
+    async def _adopt(self, parcels: list[Parcel], ends: list[TaskEnd]) -> bool:
+        """True if something moved that is not held."""
         held = self._held
         old, new = held.worker_id, engine.new_id()
-        runs = list(held.runs.values())
-        # Also those that have ended but are not known to be recorded: else they would be run again.
-        sent = {p.run.run_id: p for p in parcels}
-        stands = [_stands(run, sent.get(run.run_id)) for run in runs]
-        tasks = [(e.run_id, e.command, e.attempt) for e in held.tasks.values()]
-        tasks += [(e.run, e.command, e.attempt) for e in (*ends, *held.ends)]
-        # fmt: off
-        params = (
-            old, new, held.name, Int8s(r.run_id for r in runs), Int8s(t[0] for t in tasks), Int4s(t[1] for t in tasks),
-            Int4s(t[2] for t in tasks), Int4s(base for base, _ in stands), Int4s(last for _, last in stands),
-        )
-        # fmt: on
         delay, said = 0.05, ""
         while True:
+            runs = list(held.runs.values())
+            # Also those that have ended but are not known to be recorded: else they would be run again.
+            stands = [_stands(run) for run in runs]
+            tasks = [(e.run_id, e.command, e.attempt) for e in held.tasks.values()]
+            tasks += [(e.run, e.command, e.attempt) for e in (*ends, *held.ends)]
+            # fmt: off
+            params = (
+                old, new, held.name, Int8s(r.run_id for r in runs), Int8s(t[0] for t in tasks), Int4s(t[1] for t in tasks),
+                Int4s(t[2] for t in tasks), Int4s(base for base, _ in stands), Int4s(last for _, last in stands),
+            )
+            # fmt: on
             try:
                 await self._line.close()
                 rows = await self._line.fetch(engine.ADOPT, params)
@@ -166,7 +173,9 @@ class Recovery:
         await self._on_new_id(old, new)
         log.info("connected again; %d runs go on", sum(1 for r in rows if r[1] is None))
         held.heard = True
+        strays = any(command is None and run not in held.runs for run, command, _, _ in rows)
         await self._feeder.callback(self._sort_out, rows, parcels, ends)
+        return strays
 
     def _sort_out(self, rows: Rows, parcels: list[Parcel], ends: list[TaskEnd]) -> None:
         """Settles what was recorded; what was not is sent again. Runs that fit neither the engine has released."""
@@ -209,10 +218,10 @@ class Recovery:
         self._held.dirty[run.run_id] = run
 
 
-def _stands(run: Run, parcel: Parcel | None) -> tuple[int, int]:
+def _stands(run: Run) -> tuple[int, int]:
     """The last row of a run's journal, before and after the parcel that is in flight, if there is one."""
-    if parcel is not None:
-        return parcel.base, parcel.base + len(parcel.rows)
+    if run.sent is not None:
+        return run.sent.base, run.sent.base + len(run.sent.rows)
     seq = run.next.base if run.next else run.seq
     return seq, seq
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
+
+import psycopg
 
 from . import engine, payloads
 from .connection import Listener
@@ -114,19 +117,23 @@ class Results:
             self._wake.set()
 
     async def _run(self) -> None:
+        polled = time.monotonic()
         while True:
-            try:
-                bound = POLL if self._listener.alive else POLL_DEAF
-                async with asyncio.timeout(bound):  # wait_for may swallow a cancellation in 3.11
+            bound = POLL if self._listener.alive else POLL_DEAF
+            with suppress(asyncio.TimeoutError):
+                async with asyncio.timeout(
+                    max(0.0, polled + bound - time.monotonic())
+                ):  # wait_for may swallow a cancellation in 3.11
                     await self._wake.wait()
-            except asyncio.TimeoutError:
-                self._ready.update(self._waiting)
             self._wake.clear()
+            if time.monotonic() - polled >= bound:  # by the clock: who is told of something all the time may miss a hint, too
+                polled = time.monotonic()
+                self._ready.update(self._waiting)
             ready, self._ready = [r for r in self._ready if r in self._waiting], set()
             for start in range(0, len(ready), 5000):
                 try:
                     await self.check(ready[start : start + 5000])
-                except HotMeshError:
+                except (HotMeshError, psycopg.Error):
                     await asyncio.sleep(POLL_DEAF)  # the next poll asks again
 
     async def close(self) -> None:

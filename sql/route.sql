@@ -237,6 +237,7 @@ end $$;
 -- (one that a worker parks, it leases again, and closes).
 -- Precondition: the runs are locked, so nobody leases or leaves one meanwhile. A zombie's report of a call that was
 -- closed here is rejected, as its run is gone.
+-- Flushed, also in a turn that is not for its own sake: who awaits such a run is told how it ended.
 create or replace function hotmesh_engine.carry_out_interrupts(p_runs bigint[], p_now timestamptz) returns void
 language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 declare
@@ -256,6 +257,9 @@ begin
                     select from hotmesh_engine.queue q where q.queue_id = l.queue_id and q.name like 'call:%' offset 0))
            order by i.run_id, i.kind desc, i.inbox_id) x;
   if v_runs is null then return; end if;
+  if current_setting('synchronous_commit') = 'off' then
+    set local synchronous_commit = on;
+  end if;
   perform hotmesh_engine.close_runs(v_runs, v_status, v_payload, p_now);
   perform hotmesh_engine.drop_held(v_runs, v_holders);
 end $$;

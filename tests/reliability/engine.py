@@ -40,11 +40,20 @@ class Hand:
         now = self.db.value("select hotmesh.now()")
         self.leases[run][1] += 1
         rows = self.turn(
-            p_run=[run], p_fence=[fence], p_base=[seq], p_end=[end], p_due=[None], p_outcome=["1" if end > 0 else None],
+            p_run=[run], p_fence=[fence], p_base=[seq], p_end=[end], p_due=["infinity" if end < 0 else None],
+            p_outcome=["1" if end > 0 else None],
             j_run=[run], j_seq=[seq + 1], j_kind=[1 if seq == 0 else 6], j_command=[None], j_at=[now],
             j_payload=[None], j_commands=[None], **carries,
         )  # fmt: skip
         return all(row[0] != REJECTED for row in rows)
+
+    def waits(self, run: int, *keys: str, end: int = 0, first: int = 1, together: bool = False) -> bool:
+        """Records that a run waits for these signals, by commands from ``first`` on; ``together``: for all of them."""
+        commands = list(range(first, first + len(keys)))
+        return self.step(
+            run, end, w_run=[run] * len(keys), w_command=commands, w_kind=["w"] * len(keys), w_key=list(keys),
+            w_group=[-first] * len(keys) if together else commands, w_due=[None] * len(keys),
+        )  # fmt: skip
 
     def report(self, run: int, command: int, attempt: int, payload: str) -> None:
         """An activity task has completed, it says."""
@@ -77,6 +86,8 @@ _TYPES = {
     "p_cleared": "bigint", "p_used": "bigint", "p_back": "bigint",
     "j_run": "bigint", "j_seq": "int", "j_kind": "smallint", "j_command": "int", "j_at": "timestamptz", "j_payload": "json",
     "j_commands": "json",
+    "w_run": "bigint", "w_command": "int", "w_kind": "text", "w_key": "text", "w_group": "int", "w_due": "timestamptz",
+    "e_run": "bigint", "e_command": "int",
     "d_run": "bigint", "d_command": "int", "d_attempt": "int", "d_kind": "smallint", "d_payload": "json", "d_due": "timestamptz",
 }  # fmt: skip
 

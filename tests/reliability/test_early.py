@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 
 from pyhotmesh import Client, MeshCall, Worker, direct, engine, results, workflow
 from pyhotmesh.embedded import EmbeddedServer
+from tests.reliability.engine import Hand, start
 from tests.reliability.flows import call, listen
 from tests.reliability.kit import Database, serve, until
 
@@ -72,6 +74,50 @@ async def test_a_signal_arrives_before_it_is_flushed(own_server: EmbeddedServer)
             configure(own_server, "synchronous_standby_names", "")
             await sending
             assert await handle.result(timeout=20) == [1]
+
+
+@workflow.defn
+async def passes_on(directory: str) -> int:
+    await workflow.wait_for("s")
+    await workflow.signal("t", 1)
+    await workflow.execute_activity("held", directory)
+    return 1
+
+
+async def test_what_others_act_on_is_flushed_first(own_server: EmbeddedServer, tmp_path: Path) -> None:
+    """What a run makes of a signal: one of its own, and an activity. A standby that does not answer holds every flush up."""
+    waits = "select count(*) from pg_stat_activity where wait_event = 'SyncRep'"
+    async with Client(own_server.dsn) as client, serve(own_server.dsn, workflows=[passes_on]):
+        handle = await client.workflow.start(passes_on, args=[str(tmp_path)], workflow_id="w")
+        with Database(own_server.dsn) as db:
+            await until(lambda: db.waits("w"), "it waits")
+            configure(own_server, "synchronous_standby_names", "nobody")
+            sending = asyncio.create_task(client.signal("s", 1))
+            await until(lambda: db.value(waits) == 2, "the signal and the turn that follows from it wait")
+            assert not (tmp_path / "begun").exists()
+            assert db.rows("select * from hotmesh.signals") == []
+            configure(own_server, "synchronous_standby_names", "")
+            await sending
+            (tmp_path / "go").touch()
+            assert await handle.result(timeout=20) == 1
+
+
+def test_an_interrupt_is_durable_before_anybody_is_told(own_server: EmbeddedServer) -> None:
+    """The turn that carries it out has nothing of its own to record, and would not wait."""
+    with Database(own_server.dsn) as db, Database(own_server.dsn) as other:
+        (run,) = start(db, "w")
+        worker = Hand(other, 1)
+        db.rows("select hotmesh.interrupt('w')")
+        configure(own_server, "synchronous_standby_names", "nobody")
+        turn = "select hotmesh_engine.turn(%s, %s, 0, 0, 0, null, 0, null, '{}', p_flush => false)"
+        routing = threading.Thread(target=other.rows, args=(turn, worker.id, worker.queues))
+        routing.start()
+        while db.value("select count(*) from pg_stat_activity where wait_event = 'SyncRep'") == 0:
+            assert routing.is_alive(), "it has not waited"
+        assert db.rows("select * from hotmesh_engine.outcome where run_id = %s", run) == []
+        configure(own_server, "synchronous_standby_names", "")
+        routing.join()
+        assert db.status("w") == "interrupted"
 
 
 @pytest.mark.parametrize("what", ["execute", "exec"])

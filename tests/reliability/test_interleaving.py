@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import uuid
 from typing import Any
 
 import psycopg
@@ -9,7 +11,7 @@ import pytest
 
 from pyhotmesh import Client
 from pyhotmesh.engine import MESSAGE
-from tests.reliability.engine import LEASED_TASK, Hand, start
+from tests.reliability.engine import LEASED_TASK, REJECTED, Hand, start
 from tests.reliability.flows import listen
 from tests.reliability.kit import Database, serve, until
 
@@ -121,3 +123,164 @@ def test_who_reports_an_activity_does_not_wait_for_the_close_of_its_run(dsn: str
     assert db.value("select hotmesh.route()") == 0
     assert db.rows("select * from hotmesh_engine.activity_task") == []
     assert db.rows("select * from hotmesh_engine.inbox") == []
+
+
+# ---------------------------------------------------------------- signals between steps of two others --
+
+
+def parked_on(db: Database, worker: Hand, workflow_id: str, *keys: str, together: bool = False) -> int:
+    """A run that waits for these signals and is in nobody's memory."""
+    (run,) = start(db, workflow_id)
+    assert worker.claim() == {run}
+    assert worker.waits(run, *keys, end=-1, together=together)
+    assert db.parked(workflow_id)
+    return run
+
+
+SIGNAL = "select hotmesh_engine.signal('default', %s, %s::text::json)"
+
+
+def test_the_last_two_of_a_group_that_do_not_see_each_other_wake_it(db: Database) -> None:
+    """Each is sent before the other has committed."""
+    run = parked_on(db, Hand(db, 1), "w", "a", "b", together=True)
+    with psycopg.connect(db.dsn) as first:
+        assert first.execute(SIGNAL.encode(), ("a", 1)).fetchone() == (0,)
+        assert db.value(SIGNAL, "b", 2) == 1, "the run is locked: it stays"
+        first.commit()
+    assert db.parked("w"), "neither saw the other"
+    assert db.value("select hotmesh.route()") == 0
+    assert messages(Hand(db, 2).turn(1)) == [(run, "1"), (run, "2")]
+
+
+def test_of_many_waiters_one_that_is_busy_neither_misses_a_signal_nor_holds_it_up(dsn: str, db: Database) -> None:
+    """And the next signal, which finds the busy one with its own still on the way, is not taken for the first."""
+    (run,) = start(db, "busy")
+    free = start(db, "free")[0]
+    with Database(dsn) as other:
+        holder = Hand(other, 1)
+        assert holder.claim() == {run, free}
+        assert holder.waits(run, "k") and holder.waits(free, "k", end=-1)
+        other.conn.autocommit = False
+        assert holder.step(run)
+        assert db.value(SIGNAL, "k", 1) == 1
+        assert db.status("free") == "ready"
+        assert db.value(SIGNAL, "k", 2) == 0, "all have one: it is kept"
+        assert db.value("select hotmesh.route()") > 0
+        other.conn.commit()
+        other.conn.autocommit = True
+        assert messages(holder.turn()) == [(run, "1")]
+        assert messages(holder.turn()) == []
+    assert messages(Hand(db, 2).turn(1)) == [(free, "1")]
+    assert db.rows("select signal_id, payload from hotmesh.signals") == [("k", 2)]
+
+
+@pytest.mark.parametrize("by", ["its turn", "its deadline"])
+def test_what_a_closing_run_gives_back_meets_a_wait_that_was_made_meanwhile(dsn: str, db: Database, by: str) -> None:
+    """The wait looked before the close had committed, and found nothing, or a turn that routes what it gives back."""
+    (one,) = start(db, "one")
+    with Database(dsn) as other:
+        closing, waiting = Hand(other, 1), Hand(db, 2)
+        assert closing.claim() == {one}
+        assert closing.waits(one, "k")
+        db.rows(SIGNAL, "k", 1)
+        other.conn.autocommit = False
+        if by == "its turn":
+            assert closing.step(one, end=1)
+        else:
+            other.rows("update hotmesh_engine.live set deadline = hotmesh.now() returning 1")
+            assert other.value("select hotmesh_engine.deadlines()") == 1
+        two = parked_on(db, waiting, "two", "k")
+        assert db.value("select hotmesh.route()") == int(by == "its turn")
+        other.conn.commit()
+    assert db.value("select hotmesh.route()") == 0
+    assert messages(waiting.turn(1)) == [(two, "1")]
+
+
+def test_a_signal_for_a_wait_that_has_just_ended_goes_to_the_next(db: Database) -> None:
+    """It was tagged for the holder, whose turn that ends the wait was sealed before it could know."""
+    (run,) = start(db, "w")
+    holder = Hand(db, 1)
+    assert holder.claim() == {run}
+    assert holder.waits(run, "k")
+    for number in (1, 2):
+        db.rows(SIGNAL, "k", number)
+    assert db.value("select holder from hotmesh_engine.inbox") == holder.id
+    assert holder.step(run, e_run=[run], e_command=[1])
+    assert holder.waits(run, "k", first=2)
+    assert db.rows("select command, payload::text, handed from hotmesh_engine.inbox") == [(2, "1", True)]
+    assert db.rows("select payload from hotmesh.signals") == [(2,)]
+
+
+@pytest.mark.parametrize("holder_first", [True, False], ids=["the wait", "the signal"])
+def test_a_signal_and_the_wait_for_it_that_are_made_together_meet(dsn: str, db: Database, holder_first: bool) -> None:
+    """Neither sees the other; the first to have the slot of their key is named."""
+    (run,) = start(db, "w")
+    with Database(dsn) as other:
+        worker = Hand(other, 1)
+        assert worker.claim() == {run}
+        if holder_first:
+            other.conn.autocommit = False
+            assert worker.waits(run, "k")
+            assert db.value(SIGNAL, "k", 1) == 1
+            other.conn.commit()
+        else:
+            with psycopg.connect(dsn) as sender:
+                assert sender.execute(SIGNAL.encode(), ("k", 1)).fetchone() == (0,)
+                assert worker.waits(run, "k")
+                sender.commit()
+        assert db.value("select hotmesh.route()") == 0
+        other.conn.autocommit = True
+        assert messages(worker.turn()) == [(run, "1")]
+
+
+@pytest.mark.parametrize("how", ["cancel", "interrupt"])
+@pytest.mark.parametrize("closes", ["before", "after"])
+def test_a_run_that_closes_by_itself_is_asked_to_end_in_vain(db: Database, how: str, closes: str) -> None:
+    """In a transaction that commits before its holder closes it, or after."""
+    (run,) = start(db, "w")
+    holder = Hand(db, 1)
+    assert holder.claim() == {run}
+    with psycopg.connect(db.dsn) as user:
+        user.execute(f"select hotmesh.{how}('w')".encode())
+        if closes == "before":
+            assert holder.step(run, end=1)
+        user.commit()
+    if closes == "after":
+        fence, seq = holder.leases[run]
+        end = {"p_run": [run], "p_fence": [fence], "p_base": [seq], "p_end": [1], "p_due": [None], "p_outcome": ["1"]}
+        assert all(row[0] != REJECTED for row in holder.turn(**end))
+    assert db.value("select hotmesh.route()") == 0
+    assert db.status("w") == "completed"
+    assert db.rows("select * from hotmesh_engine.inbox") == []
+
+
+REUSE = "select started from hotmesh_engine.start('default', '{t}', '{w}', '{q}', '{[]}', '{%s}', p_reuse => '%s')"
+
+
+@pytest.mark.parametrize("end", [1, 2, None], ids=["completes", "fails", "goes on after all"])
+@pytest.mark.parametrize("reuse", ["allow_duplicate", "allow_duplicate_failed_only", "reject_duplicate"])
+def test_a_start_judges_the_run_that_closes_as_it_waits(dsn: str, db: Database, reuse: str, end: int | None) -> None:
+    """It saw the run open, so it looked at no closed one."""
+    (run,) = start(db, "w")
+    with Database(dsn) as other, psycopg.connect(dsn, autocommit=True) as starter:
+        holder = Hand(other, 1)
+        assert holder.claim() == {run}
+        other.conn.autocommit = False
+        assert holder.step(run, end=end or 1)
+        found: list[Any] = []
+
+        def begin() -> None:
+            try:
+                found.extend(starter.execute((REUSE % (uuid.uuid4(), reuse)).encode()).fetchall())
+            except psycopg.Error as error:
+                found.append(error.sqlstate)
+
+        starting = threading.Thread(target=begin)
+        starting.start()
+        while not db.waits_for_a_lock(starter):
+            assert starting.is_alive(), "it has not waited"
+        other.conn.commit() if end else other.conn.rollback()
+        starting.join()
+    allowed = end is not None and (reuse == "allow_duplicate" or (reuse != "reject_duplicate" and end == 2))
+    assert found == [(True,)] if allowed else found == ["HM001"]
+    assert db.value("select count(*) from hotmesh_engine.open_id") == int(allowed or end is None)

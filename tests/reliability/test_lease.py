@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from pathlib import Path
+from typing import Any
 
+import psycopg
 import pytest
 
 from pyhotmesh import Client
-from tests.reliability.engine import Hand
+from pyhotmesh.line import Line
+from tests.reliability.engine import Hand, start
 from tests.reliability.flows import call, listen
 from tests.reliability.kit import Database, serve, spawn, until
 
@@ -102,3 +106,50 @@ async def test_what_an_interrupted_run_does_is_stopped_at_once(dsn: str, db: Dat
         await until(end.exists, "it runs")
         await handle.interrupt()
         await until(lambda: end.read_text() == "cancelled", "it is cancelled", seconds=8)
+
+
+def test_a_dead_worker_is_released_in_portions_that_end(db: Database) -> None:
+    """Whoever comes goes on with it; nobody waits for who is at it."""
+    dead, sweeper, other = Hand(db, 1), Hand(db, 2, "other"), Hand(db, 3, "other")
+    runs = set(start(db, *[f"w{i}" for i in range(25)]))
+    assert dead.claim() == runs
+    dead.falls_silent()
+    for worker in (sweeper, other):
+        worker.is_old()
+    with Database(db.dsn) as first:
+        first.conn.autocommit = False
+        assert first.value("select hotmesh_engine.sweep(2, 10)") == 10
+        assert other.sweep() == 0, "it is being noted, by somebody else"
+        first.conn.commit()
+        assert first.value("select hotmesh_engine.sweep(2, 10)") == 10
+        assert other.sweep() == 5
+        first.conn.commit()
+    assert other.sweep() == 0
+    heir = Hand(db, 4)
+    assert heir.claim() == runs
+    assert {fence for fence, _ in heir.leases.values()} == {3}
+
+
+async def test_what_stays_locked_is_tried_ever_more_rarely(dsn: str, db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal for a run that a session which has got stuck holds: a worker does not spend its time on it."""
+    turns, turn = 0, Line.turn
+
+    async def counted(*args: Any) -> Any:
+        nonlocal turns
+        turns += 1
+        return await turn(*args)
+
+    async with Client(dsn) as client:
+        async with serve(client, cache_size=0):
+            handle = await client.workflow.start(listen, args=["k"], workflow_id="w")
+            await until(lambda: db.parked("w"), "it is parked")
+        with psycopg.connect(dsn) as stuck:
+            stuck.execute("select from hotmesh_engine.live for update")
+            db.rows("select hotmesh.signal('k', '1')")
+            monkeypatch.setattr(Line, "turn", counted)
+            async with serve(client):
+                await until(lambda: turns > 3, "it tries")
+                await asyncio.sleep(1.0)
+                assert 5 < turns < 40
+                stuck.rollback()
+                assert await handle.result(timeout=20) == [1]

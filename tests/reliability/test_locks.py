@@ -6,12 +6,15 @@ import asyncio
 import threading
 import time
 import uuid
+from collections.abc import Iterator
 from typing import Any
 
 import psycopg
 import pytest
 
 from pyhotmesh import Client, StartRequest, WorkflowFailed, WorkflowInterrupted, connection
+from pyhotmesh.engine import MESSAGE
+from tests.reliability.engine import Hand, start
 from tests.reliability.flows import call, fan, gives_up, listen, ping_pong, shout
 from tests.reliability.kit import Database, serve, until
 
@@ -190,3 +193,166 @@ async def test_a_resume_that_finds_nothing_amiss_holds_nobody_up(dsn: str, db: D
             assert user.execute("select hotmesh.resume('held')").fetchone() == (False,)
             await client.signal("key", 1)
             assert await held.result(timeout=10) == [1]
+
+
+# ------------------------------------------------------------------------------- stepped by hand --
+
+SLOTS = "select count(*) from pg_locks where locktype = 'advisory' and classid = 1212370259 and pid = %s"
+LEVELS = list(psycopg.IsolationLevel)
+
+
+@pytest.mark.parametrize("level", LEVELS, ids=[level.name for level in LEVELS])
+def test_crossed_transactions_of_callers_wait_for_nobody(db: Database, level: psycopg.IsolationLevel) -> None:
+    """Two that signal the same keys and end the same runs in opposite order; a worker and a client at work between them."""
+    worker = Hand(db, 1)
+    runs = start(db, "a", "b")
+    assert worker.claim() == set(runs)
+    for run, key in zip(runs, "ab", strict=True):
+        assert worker.waits(run, key)
+    db.rows("set lock_timeout = '2 s'")
+    with psycopg.connect(db.dsn) as one, psycopg.connect(db.dsn) as two:
+        for conn in (one, two):
+            conn.set_isolation_level(level)
+            conn.execute("set lock_timeout = '2 s'")
+        for first, second in ("ab", "ba"):
+            for conn, name in ((one, first), (two, second)):
+                conn.execute("select hotmesh.signal(%s, %s::text::json)", (name, f'"{conn is one}"'))
+                conn.execute("select hotmesh.cancel(%s)", (name,))
+            assert all(worker.step(run) for run in runs)
+            db.rows("select hotmesh_engine.signal('default', %s, '\"own\"')", f"{first} of others")
+        for conn in (one, two):
+            assert conn.execute(SLOTS.encode(), (conn.info.backend_pid,)).fetchone() == (0,)
+            conn.commit()
+    assert db.value("select hotmesh.route()") == 0
+    assert sorted((row[1], row[4]) for row in worker.turn() if row[0] == MESSAGE) == sorted(
+        [(run, 5) for run in runs] + [(run, 8) for run in runs] * 2
+    )
+
+
+@pytest.fixture
+def slot(dsn: str, db: Database) -> Iterator[psycopg.Connection[Any]]:
+    """Somebody has the slot of the key k until his transaction ends."""
+    db.rows("select hotmesh_engine.namespace_id('default')")
+    with psycopg.connect(dsn) as conn:
+        conn.execute(
+            "select pg_advisory_xact_lock(1212370259, hotmesh_engine.slot(namespace_id, 'k')) from hotmesh_engine.namespace"
+        )
+        yield conn
+
+
+def test_a_signal_waits_for_its_slot_as_long_as_a_commit_takes_and_no_longer(db: Database, slot: psycopg.Connection[Any]) -> None:
+    """Then it stays, with nothing else undone; whatever its connection says of waiting is as it was."""
+    db.rows("set lock_timeout = '5 s'")
+    signal = "select hotmesh_engine.signal('default', 'k', %s::text::json, %s)"
+    began = time.monotonic()
+    assert db.value(signal, 1, "key") == 1
+    assert time.monotonic() - began < 2
+    assert db.value("show lock_timeout") == "5s"
+    slot.rollback()
+    assert db.value(signal, 1, "key") == 0 and db.value(signal, 2, "other") == 0
+    assert db.rows("select payload from hotmesh.signals order by sent_at") == [(1,), (2,)]
+
+
+def test_who_signals_in_a_transaction_of_its_own_does_not_wait_for_a_slot(db: Database, slot: psycopg.Connection[Any]) -> None:
+    """Nor does whoever routes what it has sent."""
+    del slot
+    with psycopg.connect(db.dsn) as user:
+        user.execute("set lock_timeout = 1")
+        user.execute("select hotmesh.signal('k', '1')")
+        user.execute("select hotmesh_engine.signal('default', 'k', '2', null, true)")
+        user.commit()
+    db.rows("set lock_timeout = 1")
+    assert db.value("select hotmesh.route()") == 2
+
+
+def test_crossed_signals_of_one_transaction_do_not_deadlock_with_each_other(dsn: str, db: Database) -> None:
+    """Each has a slot and comes for the other's: both give up, and what they sent stays until they have committed."""
+    signal = "select hotmesh_engine.signal('default', %s, '1')"
+    db.rows(signal, "warm")
+    with psycopg.connect(dsn) as one, psycopg.connect(dsn) as two:
+        for conn, key in ((one, "k"), (two, "l")):
+            assert conn.execute(signal.encode(), (key,)).fetchone() == (0,)
+        ends: list[Any] = []
+        waiting = threading.Thread(target=lambda: ends.append(one.execute(signal.encode(), ("l",)).fetchone()))
+        waiting.start()
+        ends.append(two.execute(signal.encode(), ("k",)).fetchone())
+        waiting.join()
+        assert ends == [(1,)] * 2
+        one.commit()
+        two.commit()
+    assert db.value("select hotmesh.route()") == 0
+    assert db.rows("select signal_id, count(*) from hotmesh.signals group by 1 order by 1") == [("k", 2), ("l", 2), ("warm", 1)]
+
+
+def test_a_turn_takes_a_bounded_share_of_the_locks_however_much_is_to_be_routed(dsn: str, db: Database) -> None:
+    db.rows("select hotmesh.signal('key ' || i, '1') from generate_series(1, 900) i")
+    pending, before = "select count(*) from hotmesh_engine.unrouted", 900
+    with Database(dsn) as other:
+        routing = Hand(other, 2)
+        other.conn.autocommit = False
+        while before:
+            routing.turn()
+            slots = db.value(SLOTS, other.conn.info.backend_pid)
+            assert 0 < slots <= 256
+            other.conn.commit()
+            left = db.value(pending)
+            assert left <= before - slots, "each brings it on"
+            before = left
+    assert db.value("select count(*) from hotmesh.signals") == 900
+
+
+def test_two_bulk_starts_that_end_each_others_runs_do_not_deadlock(dsn: str, db: Database) -> None:
+    """They name them in opposite order. Outcomes that somebody else is writing hold each up at its first, then at its third."""
+    runs = dict(zip("abpqxy", start(db, *"abpqxy"), strict=True))
+    call = (
+        "select count(*) filter (where started) from hotmesh_engine.start('default', '{{t,t,t,t}}', '{{{}}}',"
+        " '{{default,default,default,default}}', '{{[],[],[],[]}}', array(select gen_random_uuid() from generate_series(1, 4)),"
+        " p_on_conflict => 'terminate_existing')"
+    )
+    found: list[Any] = []
+
+    def begin(conn: psycopg.Connection[Any], ids: str) -> None:
+        try:
+            found.append(conn.execute(call.format(ids).encode()).fetchone())
+        except psycopg.Error as error:
+            found.append(error)
+
+    def held_up(conn: psycopg.Connection[Any], by: set[psycopg.Connection[Any]]) -> bool:
+        blocking = set(db.value("select pg_blocking_pids(%s)", conn.info.backend_pid))
+        return bool(blocking & {b.info.backend_pid for b in by})
+
+    with psycopg.connect(dsn) as first, psycopg.connect(dsn) as third, psycopg.connect(dsn, autocommit=True) as one:
+        for conn, keys in ((first, "pq"), (third, "xy")):
+            conn.execute(
+                "insert into hotmesh_engine.outcome select r, now(), now(), 1 from unnest(%s::bigint[]) r",
+                ([runs[k] for k in keys],),
+            )
+        with psycopg.connect(dsn, autocommit=True) as two:
+            threads = [threading.Thread(target=begin, args=args) for args in ((one, "p,a,x,b"), (two, "q,b,y,a"))]
+            for thread, conn in zip(threads, (one, two), strict=True):
+                conn.execute("set lock_timeout = '5 s'")
+                thread.start()
+                while not held_up(conn, {first, one}):
+                    assert thread.is_alive(), found
+            for pace in (first, third):
+                while not (held_up(one, {pace}) and held_up(two, {pace, one})):
+                    assert all(thread.is_alive() for thread in threads), found
+                pace.rollback()
+            for thread in threads:
+                thread.join()
+    assert found == [(4,), (4,)]
+    assert db.value("select count(*) from hotmesh_engine.live") == 6
+
+
+def test_who_resumes_a_workflow_that_its_worker_is_at_again_does_not_hold_that_up(dsn: str, db: Database) -> None:
+    (run,) = start(db, "w")
+    worker = Hand(db, 1)
+    assert worker.claim() == {run}
+    db.rows("select hotmesh_engine.turn_failed(1, %s, %s, 'HM025', 'no')", run, worker.leases[run][0])
+    db.skip("1 hour")
+    assert worker.claim() == {run}
+    db.rows("set lock_timeout = '2 s'")
+    with psycopg.connect(dsn) as user:
+        assert user.execute("select hotmesh.resume('w')").fetchone() == (True,)
+        assert worker.step(run, end=-1)
+        assert db.status("w") == "waiting"

@@ -209,3 +209,23 @@ async def test_a_run_that_cannot_be_closed_does_not_stop_the_duties(dsn: str, db
                 await handle.result(timeout=20)
         await until(lambda: db.rows(TROUBLE), "it is set aside")
         assert db.rows(TROUBLE) == [("w4", "22008", "it cannot be closed: timestamp out of range")]
+
+
+@pytest.mark.limit(60)
+@pytest.mark.parametrize("code", ["40001", "55P03", "53100", "57014"])
+async def test_what_is_nobodys_fault_parks_nobody(dsn: str, db: Database, code: str) -> None:
+    """A full disk, a lock, a server that has become a standby: whatever a turn meets for a while, it is repeated whole."""
+    db.rows("create sequence refused")
+    db.rows(f"""
+        create function refuse() returns trigger language plpgsql as $$ begin
+          if nextval('public.refused') <= 3 then raise exception using errcode = '{code}', message = 'not now'; end if;
+          return new;
+        end $$""")
+    db.rows("create trigger refuse before insert on hotmesh_engine.outcome for each row execute function refuse()")
+    async with Client(dsn) as client, serve(client):
+        handles = await client.workflow.start_many([StartRequest(chain, [2]) for _ in range(20)])
+        for handle in handles:
+            assert await handle.result(timeout=20) == [0, 2]
+        assert db.rows(TROUBLE) == []
+        assert db.value("select last_value from refused") > 3
+    assert db.value("select count(*) from hotmesh.history where event = 'activity_completed'") == 40

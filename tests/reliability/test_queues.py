@@ -73,3 +73,15 @@ async def test_urgent_runs_go_first(dsn: str, db: Database) -> None:
             await asyncio.gather(*[h.result(timeout=20) for h in handles])
     order = [w for (w,) in db.rows("select workflow_id from hotmesh.workflows order by closed_at, run_id")]
     assert [w[:2] for w in order] == ["p1"] * 3 + ["p3"] * 3 + ["p5"] * 3
+
+
+async def test_who_only_waits_takes_no_place(dsn: str, db: Database) -> None:
+    """It stays in memory, should its signal come soon; others begin meanwhile."""
+    async with Client(dsn) as client, serve(client, max_concurrent_runs=1):
+        ids = [f"w{i}" for i in range(5)]
+        waiting = [await client.workflow.start("listen", args=[i], workflow_id=i) for i in ids]
+        await until(lambda: db.all_wait(ids), "all wait")
+        assert db.value("select count(*) from hotmesh_engine.live where holder is not null") == 5
+        for i in ids:
+            await client.signal(i, i)
+        assert await asyncio.gather(*[h.result(timeout=20) for h in waiting]) == [[i] for i in ids]

@@ -9,7 +9,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from pyhotmesh import Client, StartRequest, looks, results, workflow
+from pyhotmesh import Client, StartRequest, WorkflowInterrupted, looks, results, workflow
 from tests.reliability.engine import Hand, start
 from tests.reliability.flows import chain, listen, shout
 from tests.reliability.kit import Database, serve, until
@@ -188,18 +188,46 @@ def test_what_a_worker_leaves_behind_is_offered(db: Database, heard: psycopg.Con
     assert two.claim() == {run}
 
 
-def test_who_asks_for_a_result_as_the_run_closes_is_told(db: Database, heard: psycopg.Connection[object]) -> None:
+def test_who_asks_for_a_result_as_the_run_closes_is_told(dsn: str, db: Database, heard: psycopg.Connection[object]) -> None:
     """Those who wait are looked up in the turn that closes a run, and in the one after."""
-    worker = Hand(db, 1)
+    ask = "call hotmesh_engine.await(%s, 7, null, null, null)"
     (before, between) = start(db, "before", "between")
-    worker.claim()
-    db.rows("call hotmesh_engine.await(%s, 7, null, null, null)", [before])
-    worker.step(before, end=1)
-    assert told(heard) == ["hotmesh_7"]
-    worker.step(between, end=1)
-    db.rows("insert into hotmesh_engine.waiter values (%s, 7)", between)  # as `await` does, whose look came too early
-    assert told(heard) == []
-    db.rows(
-        "select * from hotmesh_engine.turn(%s, %s, 0, 0, 0, null, null, null, %s::bigint[])", worker.id, worker.queues, [between]
-    )
-    assert told(heard) == ["hotmesh_7"]
+    with Database(dsn) as other:
+        worker = Hand(other, 1)
+        worker.claim()
+        db.rows(ask, [before])
+        worker.step(before, end=1)
+        assert told(heard) == ["hotmesh_7"]
+        other.conn.autocommit = False
+        worker.step(between, end=1)
+        assert db.rows(ask, [between]) == [(None, None, None)], "both looks came too early"
+        other.conn.commit()
+        other.conn.autocommit = True
+        assert told(heard) == []
+        look = "select * from hotmesh_engine.turn(%s, %s, 0, 0, 0, null, null, null, %s::bigint[])"
+        other.rows(look, worker.id, worker.queues, [between])
+        assert told(heard) == ["hotmesh_7"]
+        assert db.rows(ask, [before, between]) == [([before, between], [1, 1], ["1", "1"])], "who asks late is told at once"
+        assert db.rows("select * from hotmesh_engine.waiter") == []
+
+
+async def test_who_is_told_of_others_all_the_time_looks_by_the_clock(
+    dsn: str, db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hint of its own run's end is lost; here nobody gave it."""
+    monkeypatch.setattr(results, "POLL", 0.1)
+    (run,) = start(db, "w")
+    async with Client(dsn) as client:
+        waiting = asyncio.create_task(client.get_handle("w").result())
+        await until(lambda: db.rows("delete from hotmesh_engine.waiter where run_id = %s returning client", run), "it waits")
+        looking = "select count(*) from pg_stat_activity where state = 'active' and query ~ '^call hotmesh_engine.await'"
+        await until(lambda: db.value(looking) == 0, "and has looked")
+        assert client._results is not None
+        db.rows("select hotmesh.interrupt('w')")
+        assert db.value("select hotmesh.route()") == 0
+        for _ in range(100):
+            db.rows("select pg_notify(%s, '-1,-2')", f"hotmesh_{client._results.client_id}")
+            if (await asyncio.wait([waiting], timeout=0.02))[0]:
+                break
+        with pytest.raises(WorkflowInterrupted):
+            await asyncio.wait_for(waiting, 0)

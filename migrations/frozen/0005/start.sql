@@ -6,7 +6,8 @@
 --
 -- Locks: in a caller's transaction (p_caller) the advisory lock of each id, sorted, held until the
 -- caller ends, so that an engine transaction can try it and go on elsewhere instead of waiting for
--- a stranger. Otherwise only the unique key, for the length of this call.
+-- a stranger. The same for many that end the runs in their way. Otherwise only the unique key, for
+-- the length of this call.
 --
 -- Crash: one transaction; there is a run with all its rows, or none.
 
@@ -94,6 +95,9 @@ begin
         message = 'a start in a caller''s transaction takes the default policies only',
         hint = 'Start without conn=, or leave id_conflict_policy and id_reuse_policy alone.';
     end if;
+    perform hotmesh_engine.lock_ids(v_ns, p_id);
+  elsif p_on_conflict = 'terminate_existing' and v_n > 1 then
+    -- Two that end each other's runs would hold what the other comes for, in whatever order they met it.
     perform hotmesh_engine.lock_ids(v_ns, p_id);
   end if;
   if v_n > 1 or not coalesce(octet_length(p_id[1]) between 1 and 1000 and octet_length(p_type[1]) between 1 and 1000, false) then

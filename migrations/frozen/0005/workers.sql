@@ -175,19 +175,21 @@ begin
   update hotmesh_engine.inbox set holder = null, handed = false where run_id = p_run and holder is not null;
 end $$;
 
--- Lets a quarantined or troubled run go on at once, with all that was set aside of it. The row of one that a worker
--- holds is left alone: its turns would wait for the end of the caller's transaction.
+-- Lets a quarantined or troubled run go on at once, with all that was set aside of it. One that a worker holds goes on
+-- already, and its rows are left alone: the worker's turns would wait for the end of the caller's transaction.
 create or replace function hotmesh_engine.resume(p_run bigint) returns boolean
 language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 declare
   v_now    timestamptz := hotmesh.now();
+  v_held   boolean;
   v_queue  int;
   v_queues int[];
 begin
   if not exists (select from hotmesh_engine.trouble where run_id = p_run) then return false; end if;
   perform from hotmesh_engine.live where run_id = p_run and holder is null for update;
-  delete from hotmesh_engine.trouble where run_id = p_run;
-  if not found then return false; end if;
+  v_held := not found;
+  delete from hotmesh_engine.trouble where run_id = p_run and (quarantined or not v_held);
+  if not found and not v_held then return false; end if;
   update hotmesh_engine.live set due_at = v_now, lost = 0, strikes = 0 where run_id = p_run and holder is null
   returning queue_id into v_queue;
   with t as (
