@@ -45,6 +45,7 @@ class Execution:
         "details",
         "describe",
         "finished",
+        "has_row",
         "input",
         "name",
         "options",
@@ -75,6 +76,7 @@ class Execution:
         self.definition = definition
         self.run = run  # the held run, or None for a task of another's run
         self.tasked = False  # a row in activity_task is its licence
+        self.has_row = False  # and that row is known to be there
         self.begun = 0.0  # monotonic: when it began to wait for something
         self.beat_due = False  # a heartbeat that has not been sent
         self.beat_sent = 0.0  # monotonic

@@ -164,6 +164,9 @@ class Feeder:
             more = parcel.more
             if more is not None:
                 run.seen.difference_update(more.used, more.back)
+                for task in more.tasks:
+                    if (execution := held.tasks.get((run.run_id, task[0]))) is not None:
+                        execution.has_row = True
                 if more.cleared:
                     held.clear(run)
             if parcel.end != KEEP:

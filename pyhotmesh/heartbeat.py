@@ -58,7 +58,7 @@ class Heartbeat(threading.Thread):
         beats: Callable[[], Sequence[Beat]],
         on_lost: Callable[[Sequence[Beat]], None],
         on_dead: Callable[[], None],
-        on_gone: Callable[[int, int], None],
+        on_gone: Callable[[int, int, int], None],
     ) -> None:
         super().__init__(name="hotmesh-heartbeat", daemon=True)
         self.worker_id = worker_id
@@ -128,6 +128,9 @@ class Heartbeat(threading.Thread):
                 self._stopped.wait(delay * random.uniform(0.5, 1.0))
                 delay = min(delay * 2, 2.0)
                 continue
+            except Exception:  # a worker without a heartbeat is a worker lost, and this thread has no other
+                log.exception("the heartbeat failed; it goes on")
+                self._stopped.wait(1.0)
             if not self._look:
                 self._woken.wait(max(0.01, min(*due.values(), self._soon) - time.monotonic()))
         if conn is not None:
@@ -174,10 +177,13 @@ class Heartbeat(threading.Thread):
             raise
         assert row is not None
         alive, gone_run, gone_command = row
-        if not alive and worker == self.worker_id:
-            self._on_dead()
+        if not alive:  # what it held has moved, perhaps to this worker's own next incarnation
+            if worker == self.worker_id:
+                self._on_dead()
+            return
+        attempts = {(b.run, b.command): b.attempt for b in beats}
         for run, command in zip(gone_run or (), gone_command or (), strict=True):
-            self._on_gone(run, command)
+            self._on_gone(run, command, attempts[run, command])
 
     def _sweep(self, conn: psycopg.Connection[Any]) -> None:
         while not self._stopped.is_set():

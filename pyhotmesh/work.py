@@ -178,7 +178,7 @@ class Work:
         execution = Execution(
             run_id, command, attempt, name, input.encode(), options, definition, lambda e: self._context(e, *described), None
         )
-        execution.tasked = True
+        execution.tasked = execution.has_row = True
         self._held.tasks[run_id, command] = execution
         self._held.suspect_tasks.pop((run_id, command), None)
         if lost >= 2:
@@ -200,9 +200,12 @@ class Work:
         return ready
 
     def take_beats(self) -> list[Beat]:
-        """What the heartbeat is to tell of running tasks. On its thread."""
+        """What the heartbeat is to tell of running tasks. On its thread. Not of one whose row may not be there yet: the
+        engine would say that it is gone, and lease it, a moment later, to a worker that has dropped it."""
         beats = []
-        for (run_id, command), execution in list(self._held.tasks.items()):
+        for (run_id, command), execution in self._held.tasks.copy().items():
+            if not execution.has_row:
+                continue
             details = None
             if execution.beat_due:
                 execution.beat_due = False
@@ -218,10 +221,11 @@ class Work:
             if execution is not None and beat.details is not None:
                 execution.beat_due = True
 
-    def task_gone(self, run_id: int, command: int) -> None:
-        """The heartbeat learned that this task is no longer ours to run."""
-        execution = self._held.tasks.pop((run_id, command), None)
-        if execution is not None:
+    def task_gone(self, run_id: int, command: int, attempt: int) -> None:
+        """The heartbeat learned that this attempt is no longer ours to run; a later one may have come to us meanwhile."""
+        execution = self._held.tasks.get((run_id, command))
+        if execution is not None and execution.attempt == attempt:
+            del self._held.tasks[run_id, command]
             execution.cancel("the activity is no longer wanted")
 
     # ------------------------------------------------------------------------------ results --

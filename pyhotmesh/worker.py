@@ -277,7 +277,7 @@ class Worker:
             self._dsn, worker_id, lease=self._lease, stall_limit=self._stall_limit,
             turned_at=lambda: turns.turned_at, beats=turns.work.take_beats, on_lost=turns.work.beats_lost,
             on_dead=lambda: _threadsafe(loop, turns.held.wake),
-            on_gone=lambda run, command: _threadsafe(loop, turns.work.task_gone, run, command),
+            on_gone=lambda *task: _threadsafe(loop, turns.work.task_gone, *task),
         )  # fmt: skip
         turns.work.on_beat = heartbeat.send_by
         heartbeat.start()

@@ -1,0 +1,108 @@
+"""Activities and their rows: what is on its way in a turn, and what is said of it meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+
+from pyhotmesh import Client, StartRequest, Worker, activity, line, sealing, work, workflow
+from pyhotmesh.connection import connect_sync
+from pyhotmesh.heartbeat import Beat, Heartbeat
+from tests.reliability.kit import Database
+
+
+async def moment(number: int) -> int:
+    await asyncio.sleep(0.1)
+    return number
+
+
+@workflow.defn
+async def momentary(number: int) -> int:
+    return int(await workflow.execute_activity(moment, number, start_to_close_timeout=30))
+
+
+@pytest.mark.parametrize("cuts", [0, 8], ids=["", "the connection is cut"])
+@pytest.mark.parametrize("size", [1, 7])
+async def test_an_activity_that_ends_while_its_row_waits_for_a_turn_is_recorded(
+    dsn: str, db: Database, monkeypatch: pytest.MonkeyPatch, size: int, cuts: int
+) -> None:
+    """Else the row would come after the outcome: leased for ever, to somebody who has forgotten it."""
+    monkeypatch.setattr(sealing, "MAX_BATCH_RUNS", size)
+    monkeypatch.setattr(work, "MOMENT", 0.05)  # what runs for longer gets a row
+    turns = "select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and query ~ 'engine.turn'"
+    async with Client(dsn) as client, Worker(client, workflows=[momentary], activities=[moment]):
+        handles = await client.workflow.start_many([StartRequest(momentary, [n]) for n in range(100)])
+        for _ in range(cuts):
+            await asyncio.sleep(0.05)
+            db.rows(f"{turns} and pid <> pg_backend_pid()")
+        assert await asyncio.gather(*(h.result(timeout=15) for h in handles)) == list(range(100))
+    assert db.value("select count(*) from hotmesh_engine.activity_task") == 0
+
+
+async def test_a_heartbeat_that_overtakes_the_row_of_an_activity_does_not_end_it(
+    dsn: str, db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine would say of a row that is on its way that it is gone."""
+    monkeypatch.setattr(work, "MOMENT", 0.05)
+    turn = line.Line.turn
+
+    async def late(self: line.Line, capacity: Any, closed: Any, parcels: Any, ends: Any) -> Any:
+        if any(parcel.more is not None and parcel.more.tasks for parcel in parcels):
+            await asyncio.sleep(0.5)
+        return await turn(self, capacity, closed, parcels, ends)
+
+    monkeypatch.setattr(line.Line, "turn", late)
+
+    async def long(number: int) -> int:
+        await asyncio.sleep(1.0)
+        return number
+
+    @workflow.defn
+    async def lasting(number: int) -> int:
+        return await workflow.execute_activity("long", number)
+
+    async with Client(dsn) as client, Worker(client, workflows=[lasting], activities=[long], lease=0.8):
+        handles = await client.workflow.start_many([StartRequest(lasting, [n]) for n in range(20)])
+        assert await asyncio.gather(*(h.result(timeout=10) for h in handles)) == list(range(20))
+
+
+async def test_what_a_heartbeat_finds_gone_is_that_attempt_and_no_later_one(dsn: str, db: Database) -> None:
+    begun = asyncio.Event()
+    go = asyncio.Event()
+
+    async def long() -> str:
+        begun.set()
+        await go.wait()
+        return activity.info().workflow_id
+
+    @workflow.defn
+    async def lasting() -> str:
+        return await workflow.execute_activity("long", heartbeat_timeout=60)
+
+    async with Client(dsn) as client, Worker(client, workflows=[lasting], activities=[long]) as worker:
+        handle = await client.workflow.start(lasting, workflow_id="w")
+        await asyncio.wait_for(begun.wait(), 10)
+        turns = worker._turns
+        assert turns is not None and handle.run_id is not None
+        turns.work.task_gone(handle.run_id, 1, 0)  # of the attempt before, which the engine has ended
+        go.set()
+        assert await handle.result(timeout=10) == "w"
+
+
+def test_an_incarnation_that_has_ended_is_told_so_and_nothing_of_its_tasks(dsn: str, db: Database) -> None:
+    """They have moved: to another worker, or to the same one, which goes by a new id and still runs them."""
+    db.rows("select hotmesh_engine.register(1, 'w', 'default', '{default}', 10, '0')")
+    told: list[Any] = []
+    heartbeat = Heartbeat(
+        dsn, 1, lease=10.0, stall_limit=60.0, turned_at=time.monotonic, beats=lambda: [Beat(7, 1, 1, None)],
+        on_lost=told.append, on_dead=lambda: told.append("dead"), on_gone=lambda *task: told.append(task),
+    )  # fmt: skip
+    with connect_sync(dsn) as conn:
+        heartbeat._beat(conn)
+        assert told == [(7, 1, 1)]
+        db.rows("select hotmesh_engine.retire(1)")
+        heartbeat._beat(conn)
+    assert told == [(7, 1, 1), "dead"]
