@@ -69,6 +69,8 @@ def run(count: int) -> int:
                 _say(console, f"PostgreSQL {version[0]} started and migrated in {time.perf_counter() - began:.1f} s")
                 with Workers(server.dsn, ("A", "B")) as workers:
                     right = asyncio.run(Show(console, server.dsn, conn, workers, count).play())
+                    if not right:
+                        console.print(f"\nThe workers' log ends with:\n{workers.said()}", markup=False)
         console.print(f"\n{'[green]All results are right.' if right else '[bold red]Not all results are right.'}[/]")
         console.print(_took(time.perf_counter() - began))
         return 0 if right else 1
@@ -134,9 +136,13 @@ class Workers:
         """What a worker that died by itself has said."""
         for process in self.processes.values():
             if process.poll() not in (None, -signal.SIGKILL):
-                self._log.seek(0)
-                return self._log.read().decode(errors="replace")[-3000:]
+                return self.said()
         return None
+
+    def said(self) -> str:
+        """The end of what the workers have logged. Read at a place: they write at the file's own."""
+        log = self._log.fileno()
+        return os.pread(log, 3000, max(0, os.fstat(log).st_size - 3000)).decode(errors="replace")
 
 
 class Show:

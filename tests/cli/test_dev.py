@@ -84,6 +84,7 @@ def test_the_demonstration_fails_if_a_result_is_wrong(server_directory: Path) ->
     assert done.returncode == 1, done.stdout + done.stderr
     assert "wrong: greet-7: ['Hello, guest 8!', '¡Hola, guest 8!']" in done.stdout
     assert "Not all results are right." in done.stdout
+    assert "The workers' log ends with:" in done.stdout and "A serves demo" in done.stdout
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
