@@ -120,10 +120,9 @@ class Results:
         polled = time.monotonic()
         while True:
             bound = POLL if self._listener.alive else POLL_DEAF
+            rest = max(0.0, polled + bound - time.monotonic())
             with suppress(asyncio.TimeoutError):
-                async with asyncio.timeout(
-                    max(0.0, polled + bound - time.monotonic())
-                ):  # wait_for may swallow a cancellation in 3.11
+                async with asyncio.timeout(rest):  # wait_for may swallow a cancellation in 3.11
                     await self._wake.wait()
             self._wake.clear()
             if time.monotonic() - polled >= bound:  # by the clock: who is told of something all the time may miss a hint, too

@@ -13,8 +13,8 @@
 -- Names (field, entity) match a pattern before they are taken, and format() quotes them.
 --
 -- Locks: declaring takes its entity's rows, for one short transaction; indexes are built by the client,
--- CONCURRENTLY, one builder at a time (search/indexes.py), which keeps records where they are meanwhile. A twin waits for it without a snapshot and then
--- finds all there. A crash leaves an invalid index, which the next caller replaces.
+-- CONCURRENTLY, one builder at a time (search/indexes.py), which keeps records where they are meanwhile. A twin waits for
+-- it without a snapshot and then finds all there. A crash leaves an invalid index, which the next caller replaces.
 
 -- ------------------------------------------------------------------------------- conversions --
 

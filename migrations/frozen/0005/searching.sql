@@ -76,20 +76,14 @@ begin
     if hotmesh_engine.tag(p_value) is not null then
       return '($1 #>> ''{' || p_path || '}'')';
     end if;
-  elsif p_type = 'TIMESTAMP' then
-    if hotmesh_engine.instant(p_value) is not null then
-      return 'hotmesh_engine.instant($1 #> ''{' || p_path || '}'')';
-    end if;
-  elsif p_type = 'NUMERIC' then
-    if hotmesh_engine.number(p_value) is not null then
-      return 'hotmesh_engine.number($1 #> ''{' || p_path || '}'')';
-    end if;
   elsif p_type = 'TEXT' then
     if hotmesh_engine.scalar(p_value) is not null then
       return '"left"($1 #>> ''{' || p_path || '}'', 200)';
     end if;
-  elsif hotmesh_engine.bool(p_value) is not null then
-    return 'hotmesh_engine.bool($1 #> ''{' || p_path || '}'')';
+  elsif (case p_type when 'TIMESTAMP' then hotmesh_engine.instant(p_value) is not null
+                     when 'NUMERIC' then hotmesh_engine.number(p_value) is not null
+                     else hotmesh_engine.bool(p_value) is not null end) then
+    return hotmesh_engine.key_of(p_type, '($1 #> ''{' || p_path || '}'')');
   end if;
   perform hotmesh_engine.invalid_query(
     format('field %s is %s, which cannot be %s', p_name, p_type, left(coalesce(p_value::text, 'nothing'), 200)),
