@@ -205,11 +205,11 @@ return 'hotmesh_engine.record_' || case when p_own then p_entity::text else 'res
 -- One with more than 10,000 records stays where it is, as does all if there are more than a million of such: to move
 -- records, and to look whether some are left, keeps others waiting. Indexes that it has where it was go with the move,
 -- and its declaration makes them anew; until then its few records are searched without.
--- Locks: first, and only tried, that of those who build indexes: who builds has looked where. Then the whole, `record`, and then
--- `record_rest`, both ACCESS EXCLUSIVE: they wait for all who read or wrote there, and those who come for this. First the
--- whole, although to attach a table takes less: who had looked up where its parts are, and then waited for one of them,
--- would not see what has moved to the new one. Then the row of the entity, which nobody else locks for longer than a
--- statement, and its view if there is one. After a second (if it has indexes already, which is nearly as good: after 0.2,
+-- Locks: first, and only tried, that of those who build indexes: who builds has looked where. Then the row of the entity:
+-- twenty servers that start declare it one after another, each with a commit, and nothing else waits meanwhile. Then the
+-- whole, `record`, and then `record_rest`, both ACCESS EXCLUSIVE: they wait for all who read or wrote there, and those who
+-- come for this. First the whole, although to attach a table takes less: who had looked up where its parts are, and then
+-- waited for one of them, would not see what has moved to the new one. Then its view, if there is one. After a second (if it has indexes already, which is nearly as good: after 0.2,
 -- as that may be at each start of each server), or 0.2 after the first table (who read a shared one directly, and
 -- waits for the whole now, is in the way for ever), it is given up, and the next declaration tries again.
 -- Who reads a shared table directly, having found that the entity has no own, has a snapshot in which nothing has moved.
@@ -231,17 +231,17 @@ begin
     return 'indexes are built at this moment: the next declaration tries again';
   end if;
   begin
-    select string_agg(replace(remove, ' concurrently ', ' '), '; ') into v_gone from hotmesh_engine.index_plan(p_entity, '[]', '[]');
-    if v_gone is not null then
-      set local lock_timeout = '200ms';
-    end if;
-    lock table only hotmesh_engine.record in access exclusive mode;
-    set local lock_timeout = '200ms';
-    lock table hotmesh_engine.record_rest in access exclusive mode;
-    update hotmesh_engine.entity set own = true where entity_id = p_entity and not own returning name into v_name;
+    set local lock_timeout = '10s';
+    select name into v_name from hotmesh_engine.entity where entity_id = p_entity and not own for no key update;
     if not found then
       return null;
     end if;
+    select string_agg(replace(remove, ' concurrently ', ' '), '; ') into v_gone from hotmesh_engine.index_plan(p_entity, '[]', '[]');
+    perform set_config('lock_timeout', case when v_gone is null then '1s' else '200ms' end, true);
+    lock table only hotmesh_engine.record in access exclusive mode;
+    set local lock_timeout = '200ms';
+    lock table hotmesh_engine.record_rest in access exclusive mode;
+    update hotmesh_engine.entity set own = true where entity_id = p_entity;
     if v_gone is not null then
       execute v_gone;
     end if;

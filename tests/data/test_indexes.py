@@ -35,6 +35,7 @@ def definition(conn: psycopg.Connection[Any], name: str) -> str:
 async def test_twenty_servers_at_once_make_each_index_once(dsn: str, conn: psycopg.Connection[Any]) -> None:
     servers = [MeshData(dsn, SCHEMA) for _ in range(20)]
     reports = await asyncio.gather(*[data.create_search_index("thing") for data in servers])
+    assert {report.shared for report in reports} == {None}
     made = [name for report in reports for name in report.created]
     assert sorted(made) == sorted(indexes(conn)) and len(made) == 6
     assert all(indexes(conn).values()), "all of them can be used"
@@ -46,6 +47,25 @@ async def test_twenty_servers_at_once_make_each_index_once(dsn: str, conn: psyco
     elsewhere = "select count(*) from pg_indexes where tablename <> 'record_1' and indexname like 'search%'"
     assert conn.execute(elsewhere).fetchone() == (0,)
     assert (await servers[0].create_search_index("thing")).created == (), "a later start finds all there"
+
+
+async def test_servers_that_declare_slowly_do_not_keep_an_entity_from_its_own_table(
+    dsn: str, conn: psycopg.Connection[Any]
+) -> None:
+    data = MeshData(dsn)
+    await data.set("thing", "one", {"tag": "a"})
+    with psycopg.connect(dsn) as declaring, psycopg.connect(dsn, autocommit=True) as moving:
+        declaring.execute("select from hotmesh_engine.entity for update")  # as a queue of twenty on a slow disk
+        moved = asyncio.create_task(
+            asyncio.to_thread(lambda: moving.execute("select hotmesh_engine.own_table(1)").fetchone()))  # fmt: skip
+        await until(lambda: conn.execute("select 1 from pg_stat_activity where pid = %s and wait_event_type = 'Lock'",
+                                         (moving.info.backend_pid,)).fetchone())  # fmt: skip
+        await asyncio.sleep(1.2)  # longer than it may keep records locked
+        await asyncio.wait_for(data.set("thing", "two", {"tag": "b"}), 5)  # nobody else waits meanwhile
+        assert not moved.done()
+        declaring.commit()
+        assert await moved == (None,), "it has one"
+    assert conn.execute("select count(*) from hotmesh_engine.record_1").fetchone() == (2,)
 
 
 @pytest.mark.parametrize("died", ["the connection", "the process"])
