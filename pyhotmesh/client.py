@@ -297,19 +297,19 @@ class WorkflowClient:
         """Starts many workflows, a thousand in a transaction; handles in the order of the requests.
 
         An id that is taken raises ``WorkflowAlreadyStarted``: of its thousand none has started, of
-        the thousands before it all have, of the two after it perhaps.
+        the thousands before it all have, of the three after it perhaps.
         """
         todo = list(requests)
         chunks = [todo[i : i + CHUNK] for i in range(0, len(todo), CHUNK)]
         handles: Rows = []
         running: Rows = []
         try:
-            for chunk in chunks:  # while two statements run, the next is laid out
+            for chunk in chunks:  # while three statements run, the next is laid out
                 ids = [r.id for r in chunk]
                 task = asyncio.create_task(self._start(chunk, id_conflict_policy, "allow_duplicate", ids=ids))
                 running.append((ids, task))
                 await asyncio.sleep(0)
-                if len(running) == 3:
+                if len(running) == 4:
                     self._collect(handles, running[0][0], await running[0][1])
                     running.pop(0)
             for ids, task in running:
