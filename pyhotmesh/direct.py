@@ -36,18 +36,20 @@ def _parse(query: str) -> tuple[bytes, tuple[PyFormat, ...]]:
 async def fetch(conn: AsyncConnection[Any], query: str, params: Sequence[Any]) -> list[tuple[Any, ...]]:
     """Runs a statement (prepared once a connection) and returns its rows; errors as psycopg raises them."""
     text, formats = _parse(query)
-    transformer = Transformer(conn)
+    transformer = conn.__dict__.get("_hotmesh_transformer")  # it knows how to dump and load what it has met
+    if transformer is None:
+        transformer = conn.__dict__["_hotmesh_transformer"] = Transformer(conn)
     async with conn.lock:
         pgconn = conn.pgconn
         if pgconn.status != pq.ConnStatus.OK:
             raise psycopg.OperationalError("the connection is closed")
         values = transformer.dump_sequence(params, formats)
-        types = transformer.types
+        types, sent = transformer.types, transformer.formats
         prepared: dict[tuple[bytes, Any], bytes] = conn.__dict__.setdefault("_hotmesh_prepared", {})
         key = text, types
         name = prepared.get(key)
         if name is not None:
-            pgconn.send_query_prepared(name, values, transformer.formats, pq.Format.BINARY)
+            pgconn.send_query_prepared(name, values, sent, pq.Format.BINARY)
             try:
                 result = await _result(conn, pgconn)
             except psycopg.errors.InvalidSqlStatementName:  # discarded, by a query in SQL; nothing has been executed
@@ -58,10 +60,12 @@ async def fetch(conn: AsyncConnection[Any], query: str, params: Sequence[Any]) -
             pgconn.send_prepare(name, text, types)
             await _result(conn, pgconn)
             prepared[key] = name
-            pgconn.send_query_prepared(name, values, transformer.formats, pq.Format.BINARY)
+            pgconn.send_query_prepared(name, values, sent, pq.Format.BINARY)
             result = await _result(conn, pgconn)
     transformer.set_pgresult(result)
-    return transformer.load_rows(0, result.ntuples, tuple)
+    rows: list[tuple[Any, ...]] = transformer.load_rows(0, result.ntuples, tuple)
+    transformer.set_pgresult(None)  # it would be kept until the next one
+    return rows
 
 
 def watch_on(loop: asyncio.AbstractEventLoop, socket: int, callback: Callable[[], None]) -> None:

@@ -8,7 +8,7 @@ dimensions, null flag, element type, length, lower bound; then each element's le
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from struct import Struct
 from typing import Any, ClassVar
@@ -19,6 +19,7 @@ from psycopg.pq import Format
 
 _HEADER = Struct(">iiiii")
 _EMPTY = Struct(">iii")
+_ONE = Struct(">iiiiii").pack
 _LENGTH = Struct(">i").pack
 _NULL = b"\xff\xff\xff\xff"
 _PG_EPOCH = 946_684_800_000_000  # 2000-01-01 in microseconds since 1970
@@ -37,11 +38,19 @@ class _FixedDumper(Dumper):
     code: ClassVar[str]
     size: ClassVar[int]
     element: ClassVar[int]
+    none: ClassVar[bytes]
+    one: ClassVar[Callable[..., bytes]]
+
+    def __init_subclass__(cls) -> None:
+        cls.none = _EMPTY.pack(0, 0, cls.element)
+        cls.one = staticmethod(Struct(">iiiiii" + cls.code).pack)
 
     def dump(self, obj: Any) -> Buffer:
         n = len(obj)
         if not n:
-            return _EMPTY.pack(0, 0, self.element)
+            return self.none
+        if n == 1 and obj[0] is not None:  # of each turn of an idle worker: half the time
+            return self.one(1, 0, self.element, 1, 1, self.size, obj[0])
         nulls: int = obj.count(None)
         if nulls == n:
             return _HEADER.pack(1, 1, self.element, n, 1) + _NULL * n
@@ -60,10 +69,17 @@ class _VariableDumper(Dumper):
 
     format = Format.BINARY
     element: ClassVar[int]
+    none: ClassVar[bytes]
+
+    def __init_subclass__(cls) -> None:
+        cls.none = _EMPTY.pack(0, 0, cls.element)
 
     def dump(self, obj: Any) -> Buffer:
         if not obj:
-            return _EMPTY.pack(0, 0, self.element)
+            return self.none
+        if len(obj) == 1 and obj[0] is not None:
+            value: bytes = obj[0]
+            return _ONE(1, 0, self.element, 1, 1, len(value)) + value
         nulls: int = obj.count(None)
         if nulls == len(obj):
             return _HEADER.pack(1, 1, self.element, nulls, 1) + _NULL * nulls
