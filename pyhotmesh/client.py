@@ -217,13 +217,12 @@ class Client:
         return await self._rows(engine.OUTCOMES, (Int8s(run_ids), client))
 
     async def _result(
-        self, workflow_id: str, run_id: int, timeout: float | None, future: asyncio.Future[tuple[int, str | None]] | None = None
+        self, workflow_id: str, run_id: int, timeout: float | None, hint: asyncio.Future[tuple[int, str | None]] | None = None
     ) -> Any:
-        """The result of a run. ``future``: that of one for which this client is registered already."""
-        registered = future is not None
-        if future is None:
-            results = await self._waiting()
-            future = results.future(run_id)
+        """The result of a run. ``hint``: see ``Results.hint``."""
+        results = await self._waiting()
+        future, registered = results.take(run_id, hint)
+        if not registered:
             ((runs, states, outcomes),) = await self._rows(engine.AWAIT, (Int8s([run_id]), results.client_id))
             results.settle(list(zip(runs or (), states or (), outcomes or (), strict=True)))
         try:
@@ -274,8 +273,13 @@ class WorkflowClient:
         connection or session) joins the caller's transaction: it starts if and only if that commits.
         """
         request = StartRequest(workflow, args, task_queue, workflow_id, priority, start_delay, execution_timeout, retention, memo)
-        rows = await self._start([request], id_conflict_policy, id_reuse_policy, conn=conn)
-        return Handle(self._client, request.id, rows[0][0])
+        results = self._client._results
+        if conn is not None or results is None or not results.hints:
+            rows = await self._start([request], id_conflict_policy, id_reuse_policy, conn=conn)
+            return Handle(self._client, request.id, rows[0][0])
+        with results.expecting():
+            rows = await self._start([request], id_conflict_policy, id_reuse_policy, client=results.client_id)
+            return Handle(self._client, request.id, rows[0][0], results.hint(rows[0][0]))
 
     async def execute(self, workflow: str | Callable[..., Any], *, timeout: Any = None, **options: Any) -> Any:
         """Starts a workflow and waits for its result (``timeout``: for so long; it goes on after that)."""
@@ -290,8 +294,8 @@ class WorkflowClient:
         results = await self._client._waiting()
         with results.expecting():
             rows = await self._start([request], conflict, reuse, client=results.client_id)
-            future = results.future(rows[0][0])
-        return await self._client._result(request.id, rows[0][0], limit, future)
+            hint = results.hint(rows[0][0])
+        return await self._client._result(request.id, rows[0][0], limit, hint)
 
     async def start_many(self, requests: Iterable[StartRequest], *, id_conflict_policy: str = "fail") -> Rows:
         """Starts many workflows, a thousand in a transaction; handles in the order of the requests.

@@ -167,6 +167,7 @@ class Listener:
         self._conn: AsyncConnection[Any] | None = None
         self._task: asyncio.Task[None] | None = None
         self.alive = False
+        self.lives = 0  # connections there have been
 
     async def start(self, *channels: str, presence: int | None = None) -> None:
         """``presence``: an advisory lock that is held while this connection lives (see give.sql)."""
@@ -201,6 +202,7 @@ class Listener:
             await conn.execute("select pg_advisory_lock(%s)", (self._presence,))
         self._conn = conn
         self.alive = True
+        self.lives += 1
 
     async def _run(self) -> None:
         delay = 0.05

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 from . import engine, joined, payloads
@@ -19,10 +20,14 @@ class Handle:
     """A workflow, by its id. Made without a round trip; stands for the run it was made for, or, made by
     ``client.get_handle``, for the open run of that id and else the newest one kept."""
 
-    __slots__ = ("_client", "run_id", "workflow_id")
+    __slots__ = ("_client", "_hint", "run_id", "workflow_id")
 
-    def __init__(self, client: Client, workflow_id: str, run_id: int | None = None) -> None:
+    def __init__(
+        self, client: Client, workflow_id: str, run_id: int | None = None,
+        hint: asyncio.Future[tuple[int, str | None]] | None = None,
+    ) -> None:  # fmt: skip
         self._client = client
+        self._hint = hint  # its outcome will come to it, if this client was registered with the start
         self.workflow_id = workflow_id
         self.run_id = run_id
 
@@ -37,7 +42,7 @@ class Handle:
         ``WorkflowNotFound`` for an unknown or expired id.
         """
         limit = None if timeout is None else parse_duration(timeout)
-        return await self._client._result(self.workflow_id, await self._run(), limit)
+        return await self._client._result(self.workflow_id, await self._run(), limit, self._hint)
 
     async def status(self) -> str:
         """``ready``, ``running``, ``waiting``, ``troubled``, ``quarantined``, or how it closed."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import weakref
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -23,6 +24,7 @@ from .errors import (
 
 POLL = 1.0
 POLL_DEAF = 0.1
+HINTS = 100  # starts at most that register this client, and of which nobody has asked for the result
 EARLY = 10_000  # outcomes that are kept until it is known whether somebody awaits them
 COMPLETED, FAILED, CANCELLED, INTERRUPTED, TIMED_OUT = 1, 2, 3, 4, 5
 
@@ -39,6 +41,12 @@ class Results:
         self._waiting: dict[int, asyncio.Future[tuple[int, str | None]]] = {}
         self._expecting = 0  # calls that register this client and have not said for which run
         self._early: dict[int, tuple[int, str | None] | None] = {}  # ended before that; None: not with what
+        # Of runs whose start has registered this client although nobody asked for the result yet. Who asks for one later,
+        # as most do, need not register, and perhaps not even wait. Whoever never asks is not served so: each hint takes
+        # one of the credit, each result that is asked for gives two.
+        self._hinted: weakref.WeakValueDictionary[int, asyncio.Future[tuple[int, str | None]]] = weakref.WeakValueDictionary()
+        self._hints_of = 0  # the listener's connection of that time: what was sent meanwhile to another is lost
+        self._credit = 8
         self._ready: set[int] = set()
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -82,9 +90,40 @@ class Results:
                     self._wake.set()
         return future
 
+    @property
+    def hints(self) -> bool:
+        """Whether a start is to register this client, should its result be asked for."""
+        return self._listener.alive and self._credit > 0
+
+    def hint(self, run_id: int) -> asyncio.Future[tuple[int, str | None]]:
+        """The future of a run whose start has registered this client; it is kept as long as the caller keeps it."""
+        self._credit -= 1
+        is_awaited = run_id in self._waiting
+        future = self.future(run_id)
+        if not is_awaited and not future.done() and run_id not in self._ready:
+            if self._hints_of != self._listener.lives:
+                self._hinted.clear()
+                self._hints_of = self._listener.lives
+            del self._waiting[run_id]
+            self._hinted[run_id] = future
+        return future
+
+    def take(
+        self, run_id: int, hint: asyncio.Future[tuple[int, str | None]] | None
+    ) -> tuple[asyncio.Future[tuple[int, str | None]], bool]:
+        """The future of a run whose result is asked for, and whether this client is registered for it already."""
+        self._credit = min(self._credit + 2, HINTS)
+        if hint is not None:
+            if hint.done():
+                return hint, True
+            if self._hinted.pop(run_id, None) is hint and self._hints_of == self._listener.lives and self._listener.alive:
+                self._waiting[run_id] = hint
+                return hint, True
+        return self.future(run_id), False
+
     def settle(self, rows: list[tuple[int, int, str | None]]) -> None:
         for run_id, status, payload in rows:
-            future = self._waiting.pop(run_id, None)
+            future = self._waiting.pop(run_id, None) or self._hinted.pop(run_id, None)
             if future is not None:
                 if not future.done():
                     future.set_result((status, payload))
@@ -112,6 +151,7 @@ class Results:
             ended = [int(part) for part in payload.split(",")]
             for run in ended:
                 if run not in self._waiting:
+                    self._hinted.pop(run, None)  # who asks will ask the server
                     self._note_early(run, None)
             self._ready.update(ended)
             self._wake.set()
