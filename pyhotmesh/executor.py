@@ -17,8 +17,9 @@ import contextvars
 import time
 import types
 from collections import deque
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from concurrent.futures import ThreadPoolExecutor
+from types import CoroutineType
 from typing import Any
 
 from . import activity, payloads
@@ -186,15 +187,7 @@ class Executor:
                 execution = placed.popleft()
                 if placed and not self._summoned:
                     self._summon()  # for the others, should this one wait for something
-                rest = None
-                if not execution.finished:
-                    attempt = self._attempt(execution)
-                    try:
-                        asked = attempt.send(None)
-                    except StopIteration:
-                        pass
-                    else:
-                        rest = _rest(attempt, asked)
+                rest = None if execution.finished else self._begin(execution)
                 if rest is not None:
                     execution.task = task
                     execution.begun = time.monotonic()
@@ -221,8 +214,8 @@ class Executor:
             self._idle.append(waiter)
             await waiter
 
-    async def _attempt(self, execution: Execution) -> None:
-        """One attempt, from its arguments to its report."""
+    def _begin(self, execution: Execution) -> Coroutine[Any, Any, None] | None:
+        """An attempt, from its arguments until it ends or asks to wait for something: then it returns the rest of it."""
         token = activity.enter(execution)
         try:
             args = payloads.decode(execution.input)
@@ -232,17 +225,42 @@ class Executor:
             limit = execution.options.start_to_close
             if not definition.is_async:
                 work = self._in_thread(execution, args, limit)
-            elif limit is None:
-                work = definition.fn(*args)
             else:
-                work = _limited(definition.fn(*args), limit)
-            payload = payloads.encode(await work)
+                work = definition.fn(*args)
+                if type(work) is not CoroutineType:  # a decorator's awaitable
+                    work = _awaited(work)
+                if limit is not None:
+                    work = _limited(work, limit)
+            asked = work.send(None)
+        except StopIteration as end:
+            self._returned(execution, end.value)
+        except BaseException as error:
+            self._failed(execution, error)
+        else:
+            return self._wait(execution, _rest(work, asked))
+        finally:
+            activity.leave(token)
+        return None
+
+    async def _wait(self, execution: Execution, rest: Awaitable[Any]) -> None:
+        """The rest of an attempt."""
+        token = activity.enter(execution)
+        try:
+            value = await rest
+        except BaseException as error:
+            self._failed(execution, error)
+        else:
+            self._returned(execution, value)
+        finally:
+            activity.leave(token)
+
+    def _returned(self, execution: Execution, value: Any) -> None:
+        try:
+            payload = payloads.encode(value)
         except BaseException as error:
             self._failed(execution, error)
         else:
             self._report(execution, ACTIVITY_COMPLETED, payload, None)
-        finally:
-            activity.leave(token)
 
     def _failed(self, execution: Execution, error: BaseException) -> None:
         """Whatever an activity raises is its failure, SystemExit and KeyboardInterrupt among it: else it would end
@@ -329,6 +347,10 @@ def _rest(work: Coroutine[Any, Any, Any], asked: Any) -> Generator[Any, Any, Any
                 return end.value
         else:
             return (yield from work)
+
+
+async def _awaited(work: Awaitable[Any]) -> Any:
+    return await work
 
 
 async def _limited(work: Coroutine[Any, Any, Any], limit: float) -> Any:
