@@ -68,6 +68,15 @@ async def fetch(conn: AsyncConnection[Any], query: str, params: Sequence[Any]) -
     return rows
 
 
+def abandon(conn: AsyncConnection[Any]) -> None:
+    """Ends a connection on which a statement may be running: who waits for that gets an error, as if the server had gone."""
+    waiting = conn.__dict__.get("_hotmesh_waiting")
+    if waiting is not None and not waiting.done():
+        waiting.set_exception(psycopg.OperationalError("the connection was given up"))
+    else:
+        conn.pgconn.finish()
+
+
 def watch_on(loop: asyncio.AbstractEventLoop, socket: int, callback: Callable[[], None]) -> None:
     """Has ``callback`` called when there is more to read; for use by a reader that has just read.
 
@@ -83,6 +92,7 @@ async def _result(conn: AsyncConnection[Any], pgconn: Any) -> Any:
     """Waits for the result of what was sent; raises its error."""
     loop = asyncio.get_running_loop()
     done: asyncio.Future[Any] = loop.create_future()
+    conn.__dict__["_hotmesh_waiting"] = done
     results: list[Any] = []
     socket = pgconn.socket
 

@@ -54,7 +54,13 @@ class Line:
         finally:
             await conn.close()
 
+    def fail(self) -> None:
+        """As if it had broken: whoever uses it, now or next, gets an error, and adopts."""
+        if self._conn is not None:
+            direct.abandon(self._conn)
+
     async def close(self) -> None:
         if self._conn is not None:
+            direct.abandon(self._conn)
             await self._conn.close()
             self._conn = None

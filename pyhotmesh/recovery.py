@@ -126,8 +126,12 @@ class Recovery:
         try:
             await self._line.fetch(engine.TURN_FAILED, params)
         except (psycopg.Error, OSError) as error:
-            log.warning("could not note it (%s); the lease will be adopted or swept", first_line(error))
-            await self.adopt([], [])
+            log.warning("could not note it (%s); the worker adopts what it holds, without it", first_line(error))
+            if not is_connection_trouble(error):
+                await asyncio.sleep(random.uniform(0.5, 1.0))  # it will be claimed again, by whomever, and fail again
+            # Not adopt: a turn may be on its way, and only who sent it knows what it carried.
+            self._line.fail()
+            self._held.wake()
 
     # ------------------------------------------------------------------------------- unknown --
 

@@ -6,12 +6,13 @@ import asyncio
 import time
 from typing import Any
 
+import psycopg
 import pytest
 
 from pyhotmesh import Client, StartRequest, Worker, activity, line, sealing, work, workflow
 from pyhotmesh.connection import connect_sync
 from pyhotmesh.heartbeat import Beat, Heartbeat
-from tests.reliability.kit import Database
+from tests.reliability.kit import Database, until
 
 
 async def moment(number: int) -> int:
@@ -106,3 +107,46 @@ def test_an_incarnation_that_has_ended_is_told_so_and_nothing_of_its_tasks(dsn: 
         db.rows("select hotmesh_engine.retire(1)")
         heartbeat._beat(conn)
     assert told == [(7, 1, 1), "dead"]
+
+
+async def test_a_turn_under_way_ends_with_a_connection_that_is_given_up(dsn: str, db: Database) -> None:
+    """Else it would wait for ever for an answer that nobody reads, and the worker with it."""
+    may = asyncio.Event()
+
+    async def wait_for_it(number: int) -> int:
+        await may.wait()
+        return number
+
+    @workflow.defn
+    async def waiting(number: int) -> int:
+        return int(await workflow.execute_activity(wait_for_it, number))
+
+    async with Client(dsn) as client, Worker(client, workflows=[waiting], activities=[wait_for_it]) as worker:
+        handle = await client.workflow.start(waiting, args=[7])
+        await until(lambda: db.value("select count(*) from hotmesh_engine.live where holder is not null"))
+        assert worker._turns is not None
+        held = worker._turns.held
+        before = held.worker_id
+        with psycopg.connect(dsn) as other:
+            other.execute("select 1 from hotmesh_engine.live for update")
+            may.set()
+            turning = "select count(*) from pg_stat_activity where query ~ 'engine.turn' and wait_event_type = 'Lock'"
+            await until(lambda: db.value(turning))
+            worker._turns._line.fail()
+            await asyncio.sleep(0.1)  # the server goes on with it, and adopt waits for that
+        assert await handle.result(timeout=10) == 7
+        await until(lambda: held.worker_id != before, "it adopts")
+
+
+async def test_a_worker_that_cannot_note_a_fault_goes_on(dsn: str, db: Database) -> None:
+    (definition,) = db.rows("select pg_get_functiondef('hotmesh_engine.turn_failed'::regproc)")[0]
+    broken = definition[: definition.index("AS $")] + "AS $$ begin raise 'not now'; end $$"
+    async with Client(dsn) as client, Worker(client, workflows=[momentary], activities=[moment]):
+        db.rows(broken)
+        await client.workflow.start("unknown", workflow_id="u")
+        handles = [await client.workflow.start(momentary, args=[n]) for n in range(20)]
+        assert await asyncio.gather(*(h.result(timeout=10) for h in handles)) == list(range(20))
+        assert db.status("u") in ("ready", "running")
+        db.rows(definition)
+        await until(lambda: db.status("u") == "troubled")
+        assert await client.workflow.execute(momentary, args=[3], timeout=10) == 3
