@@ -84,6 +84,43 @@ async def test_two_starts_of_one_id(dsn: str, db: Database, ends: str) -> None:
     assert db.value("select count(*) from hotmesh.workflows where workflow_id = 'same'") == 1
 
 
+@pytest.mark.parametrize("policy", ["fail", "use_existing"])
+@pytest.mark.parametrize("ends", ["commit", "rollback"])
+def test_many_starts_of_which_somebody_is_starting_one(dsn: str, db: Database, ends: str, policy: str) -> None:
+    """They wait for that transaction, and then know; of those that lose nothing is left."""
+    many = (
+        "select array_agg(started) from hotmesh_engine.start('default', '{t,t,t}', '{a,same,z}', '{q,q,q}', '{[],[],[]}',"
+        f" array(select gen_random_uuid() from generate_series(1, 3)), p_on_conflict => '{policy}')"
+    )
+    with psycopg.connect(dsn) as first:
+        first.execute(START.encode())
+        thread, out = in_thread(dsn, many)
+        time.sleep(0.3)
+        assert out == [], "nobody can know yet"
+        getattr(first, ends)()
+        thread.join(20)
+    (answer,) = out
+    count = db.value("select count(*) from hotmesh.workflows")
+    if ends == "rollback":
+        assert (answer, count) == (([True, True, True],), 3)
+    elif policy == "use_existing":
+        assert (answer, count) == (([True, False, True],), 3)
+    else:
+        assert isinstance(answer, psycopg.Error) and (answer.sqlstate, count) == ("HM001", 1)
+
+
+@pytest.mark.parametrize(
+    ("count", "more"), [(1001, ""), (2, ", p_on_conflict => 'use_existing'"), (1, ", p_reuse => 'reject_duplicate'")]
+)
+def test_what_a_start_in_a_callers_transaction_cannot_do_is_refused(db: Database, count: int, more: str) -> None:
+    arrays = "array_agg('t'::text), array_agg(i::text), array_agg('q'::text), array_agg('[]'::json), array_agg(gen_random_uuid())"
+    call = f"hotmesh_engine.start('default', t, i, q, p, u, p_caller => true{more})"
+    with pytest.raises(psycopg.Error) as refused:
+        db.rows(f"select started from (select {arrays} from generate_series(1, %s) i) a(t, i, q, p, u), {call}", count)
+    assert refused.value.sqlstate == "HM005"
+    assert db.value("select count(*) from hotmesh_engine.run") == 0
+
+
 @pytest.mark.parametrize("closed", [False, True])
 def test_a_start_that_is_repeated_starts_once(db: Database, closed: bool) -> None:
     """Its reply was lost; the run may even have closed meanwhile."""
@@ -356,3 +393,52 @@ def test_who_resumes_a_workflow_that_its_worker_is_at_again_does_not_hold_that_u
         assert user.execute("select hotmesh.resume('w')").fetchone() == (True,)
         assert worker.step(run, end=-1)
         assert db.status("w") == "waiting"
+
+
+def test_two_turns_that_write_the_same_records_wait_for_each_other(dsn: str, db: Database) -> None:
+    """Their runs name them in opposite order; somebody else holds each of the records up, one after the other."""
+    runs = start(db, "one", "two", "three", "four")
+    for record in "xy":
+        db.rows("select hotmesh_engine.change_record('default', 'e', %s, 'set', '{\"n\": 0}')", record)
+    hands = [Hand(Database(dsn), number) for number in (1, 2)]
+    with psycopg.connect(dsn) as first, psycopg.connect(dsn) as second:
+        for conn, record in ((first, "x"), (second, "y")):
+            conn.execute("select from hotmesh_engine.record where id = %s for update", (record,))
+        threads = []
+        for hand, mine, records in ((hands[0], runs[:2], "xy"), (hands[1], runs[2:], "yx")):
+            hand.claim(2)
+            assert set(hand.leases) == set(mine)
+            for run, record in zip(mine, records, strict=True):
+                db.rows(
+                    "insert into hotmesh_engine.bound (run_id, entity_id, id, hook)"
+                    " select %s, entity_id, %s, false from hotmesh_engine.entity where name = 'e'", run, record,
+                )  # fmt: skip
+            threads.append(threading.Thread(target=increments, args=(hand, mine)))
+            threads[-1].start()
+        for conn in (first, second):
+            until_both_wait(db, hands)
+            conn.rollback()
+        for thread in threads:
+            thread.join(20)
+    counts = db.rows("select id, data ->> 'n' from hotmesh_engine.record where id in ('x', 'y') order by id")
+    assert counts == [("x", "2"), ("y", "2")]
+    for hand in hands:
+        hand.db.conn.close()
+
+
+def increments(hand: Hand, runs: list[int]) -> None:
+    """One turn in which each run adds one to its record."""
+    now = hand.db.value("select hotmesh.now()")
+    many = len(runs)
+    hand.turn(
+        p_run=runs, p_fence=[hand.leases[run][0] for run in runs], p_base=[0] * many, p_end=[0] * many, p_due=[None] * many,
+        p_outcome=[None] * many, j_run=runs, j_seq=[1] * many, j_kind=[6] * many, j_command=[None] * many, j_at=[now] * many,
+        j_payload=[None] * many, j_commands=[None] * many, q_run=runs, q_command=[1] * many, q_seq=[1] * many,
+        q_op=["incr"] * many, q_args=['["n", 1]'] * many,
+    )  # fmt: skip
+
+
+def until_both_wait(db: Database, hands: list[Hand]) -> None:
+    deadline = time.monotonic() + 20
+    while not all(db.waits_for_a_lock(hand.db.conn) for hand in hands):
+        assert time.monotonic() < deadline
