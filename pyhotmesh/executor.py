@@ -260,7 +260,9 @@ class Executor:
         except BaseException as error:
             self._failed(execution, error)
         else:
-            self._report(execution, ACTIVITY_COMPLETED, payload, None)
+            if not execution.finished:  # else nobody wants it any more
+                execution.finished = True
+                self._done(execution, ACTIVITY_COMPLETED, payload, None)
 
     def _failed(self, execution: Execution, error: BaseException) -> None:
         """Whatever an activity raises is its failure, SystemExit and KeyboardInterrupt among it: else it would end
@@ -269,12 +271,9 @@ class Executor:
             raise error  # not the activity's: the process is to end, or the loop has ended before the activity
         if isinstance(error, asyncio.CancelledError):
             error = ApplicationError(str(error) or "the activity was cancelled", type="CancelledError")
-        self._report(execution, ACTIVITY_FAILED, payloads.encode_failure(error), error)
-
-    def _report(self, execution: Execution, kind: int, payload: bytes, error: BaseException | None) -> None:
-        if not execution.finished:  # else nobody wants it any more
+        if not execution.finished:
             execution.finished = True
-            self._done(execution, kind, payload, error)
+            self._done(execution, ACTIVITY_FAILED, payloads.encode_failure(error), error)
 
     async def _in_thread(self, execution: Execution, args: list[Any], limit: float | None) -> Any:
         if self._pool is None:

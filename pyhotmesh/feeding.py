@@ -68,7 +68,7 @@ class Feeder:
         self._fetch = fetch
         self.on_fault: Callable[[Run, str, str], Coroutine[Any, Any, None]]  # parks a run that cannot go on
         self._asides: set[asyncio.Task[None]] = set()
-        work.on_result = self._result
+        work.on_result, work.on_fault = self._deliver, self._fault
 
     async def callback(self, function: Callable[..., Any], *args: Any) -> Any:
         """Runs a function as a plain callback of the loop, outside of any task."""
@@ -309,13 +309,6 @@ class Feeder:
         assert instance is not None
         instance.deliver(kind, command, at, payload)
         self._carry(run, instance)
-
-    def _result(self, run: Run, kind: int, command: int, payload: bytes, at: int) -> None:
-        """What a local activity has returned. As `_guard`, without its cost: every step comes by here."""
-        try:
-            self._deliver(run, kind, command, payload, at)
-        except BaseException as error:
-            self._fault(run, error)
 
     def given(self, what: str) -> None:
         """A run that was leased to this worker with its start, and came with the notification."""

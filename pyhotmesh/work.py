@@ -37,6 +37,7 @@ class Work:
         self._done: deque[tuple[Execution, int, bytes, BaseException | None]] = deque()
         self._pump_scheduled = False
         self.on_result: Result  # feeds a held run
+        self.on_fault: Callable[[Run, BaseException], None]  # parks one that could not be fed
         self.on_call: CallResult  # closes a call, or has it tried again
         self.on_beat: Callable[[float], None] = lambda at: None  # a sign of life is to be sent by then
 
@@ -58,18 +59,26 @@ class Work:
 
     def ask(self, run: Run, command: Command) -> None:
         """An activity that the code has asked for: here if it may be, else as a row for others."""
-        options: ActivityOptions = command.spec.options
-        rowless = options.schedule_to_close is None and options.heartbeat_timeout is None
-        if rowless and self.is_local(run, command) and not self._held.stopping:
+        call: ActivityCall = command.spec
+        options = call.options
+        if (
+            options.schedule_to_close is None and options.heartbeat_timeout is None and not self._held.stopping
+            and self.is_local(run, command)
+        ):  # fmt: skip
             self.start(run, command, 1)
         else:
-            self._add_task(run, self._execution(run, command, 0, None), held=False)
+            execution = Execution(run.run_id, command.number, 0, call.name, call.input, options, None, self.describe, run)
+            self._add_task(run, execution, held=False)
 
     def start(self, run: Run, command: Command, attempt: int) -> None:
         """Begins it at once if nothing that it follows from is still on its way to the disk."""
-        run.local[command.number] = execution = self._execution(run, command, attempt, self._activities[command.name])
+        call: ActivityCall = command.spec
+        name, input, options = call
+        run.local[command.number] = execution = Execution(
+            run.run_id, command.number, attempt, name, input, options, self._activities[name], self.describe, run
+        )
         run.idle_since = 0.0
-        bounded = command.spec.options.retry.maximum_attempts
+        bounded = options.retry.maximum_attempts
         parcel = run.next
         if not bounded and run.sent is None and (parcel is None or not parcel.has_result):
             self.executor.submit(execution)
@@ -80,12 +89,6 @@ class Work:
         if bounded:
             parcel.extra().lists = True
         self._held.dirty[run.run_id] = run
-
-    def _execution(self, run: Run, command: Command, attempt: int, definition: Any) -> Execution:
-        call: ActivityCall = command.spec
-        return Execution(
-            run.run_id, command.number, attempt, command.name, call.input, call.options, definition, self.describe, run
-        )
 
     def describe(self, execution: Execution) -> activity.Context:
         """The context of an activity or call of a held run."""
@@ -239,7 +242,7 @@ class Work:
     def _pump(self) -> None:
         """Feeds what activities have returned; a plain callback."""
         self._pump_scheduled = False
-        held, done = self._held, self._done
+        held, done, deliver = self._held, self._done, self.on_result
         at = held.now()
         while done:
             execution, kind, payload, error = done.popleft()
@@ -258,7 +261,10 @@ class Work:
                     self._add_task(run, execution, held=False, due=held.now() + int(delay * 1e6), failure=payload)
                     held.note_idle(run)
                     continue
-            self.on_result(run, kind, execution.command, payload, at)
+            try:  # as Feeder._guard does: every step comes by here
+                deliver(run, kind, execution.command, payload, at)
+            except BaseException as error:
+                self.on_fault(run, error)
         held.event.set()
 
     def _task_done(self, execution: Execution, kind: int, payload: bytes, error: BaseException | None) -> None:
