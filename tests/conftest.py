@@ -18,7 +18,10 @@ import io
 import itertools
 import os
 import shutil
+import signal
 import subprocess
+import sys
+import threading
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -39,6 +42,17 @@ _MEMORY = Path("/dev/shm")
 _ROOM = 2 << 30  # bytes; the write-ahead log alone may grow to half of that
 
 _numbers = itertools.count()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """What the processes that tests start, hundreds, inherit."""
+    # Where Python is told to write no bytecode, each would compile the package again.
+    if sys.dont_write_bytecode and hasattr(config, "cache"):
+        os.environ["PYTHONPYCACHEPREFIX"] = str(config.cache.mkdir("bytecode"))
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    # A shell has what it starts in the background ignore Ctrl-C.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @contextlib.contextmanager
