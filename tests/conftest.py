@@ -43,6 +43,22 @@ _ROOM = 2 << 30  # bytes; the write-ahead log alone may grow to half of that
 
 _numbers = itertools.count()
 
+# The tests that take 10 s and more: those that mostly wait for others, and those that have a processor busy.
+LONGEST = (
+    (
+        "test_the_snippets_do_what_they_say", "test_the_demonstration_succeeds",
+        "test_an_activity_that_kills_its_process_late_is_quarantined_alone",
+        "test_the_demonstration_fails_if_a_result_is_wrong",
+        "test_a_workflow_that_kills_its_process_is_quarantined_alone",
+    ),
+    (
+        "test_the_engine_does_what_the_model_does", "test_two_hundred_attempts_at_each_entry_fail_or_mean_nothing",
+        "test_ten_thousand_signals_of_one_statement", "test_it_says_what_croniter_says",
+        "test_ten_concurrent_upgrades_make_one_schema", "test_texts_find_what_a_plain_filter_finds",
+        "test_lists_find_what_a_plain_filter_finds", "test_a_long_history_is_fetched_in_pages",
+    ),
+)  # fmt: skip
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """What the processes that tests start, hundreds, inherit."""
@@ -53,6 +69,20 @@ def pytest_configure(config: pytest.Config) -> None:
     # A shell has what it starts in the background ignore Ctrl-C.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The longest tests first, so that none of them runs alone at the end.
+
+    Of two workers, one begins at the first item and one at the middle; one of them waits while the other one computes.
+    """
+    if not hasattr(config, "workerinput"):
+        return
+    waiting, computing = ([i for name in names for i in items if i.name.partition("[")[0] == name] for names in LONGEST)
+    longest = {*waiting, *computing}
+    rest = [item for item in items if item not in longest]
+    middle = max(0, len(items) // 2 - len(waiting))
+    items[:] = [*waiting, *rest[:middle], *computing, *rest[middle:]]
 
 
 @contextlib.contextmanager
