@@ -64,11 +64,23 @@ def pytest_configure(config: pytest.Config) -> None:
     """What the processes that tests start, hundreds, inherit."""
     # Where Python is told to write no bytecode, each would compile the package again.
     if sys.dont_write_bytecode and hasattr(config, "cache"):
-        os.environ["PYTHONPYCACHEPREFIX"] = str(config.cache.mkdir("bytecode"))
+        bytecode = config.cache.mkdir("bytecode")
+        _forget_what_is_gone(bytecode)
+        os.environ["PYTHONPYCACHEPREFIX"] = str(bytecode)
         os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     # A shell has what it starts in the background ignore Ctrl-C.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _forget_what_is_gone(bytecode: Path) -> None:
+    """Removes the bytecode of directories that are not there any more, as the temporary ones of earlier runs."""
+    for directory, below, _ in os.walk(bytecode):
+        for name in tuple(below):
+            kept = Path(directory, name)
+            if not Path("/", kept.relative_to(bytecode)).exists():
+                shutil.rmtree(kept)
+                below.remove(name)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -146,7 +158,7 @@ def server() -> Iterator[EmbeddedServer | GivenServer]:
 
 @pytest.fixture(scope="session")
 def prepared() -> Iterator[Path]:
-    """The directory of a server that is stopped: to copy it takes a tenth of what it takes to make one."""
+    """The directory of a server that is stopped: to copy it takes 0.2 s, to make one 1.4."""
     with directory_for_server() as home:
         with EmbeddedServer(home, bindir=bindir(), settings=SETTINGS) as server:
             migrate.upgrade(server.dsn)
