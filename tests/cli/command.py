@@ -10,6 +10,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from click.testing import CliRunner
+
+from pyhotmesh.cli import main
+
 APP = """
 import asyncio, os
 from pyhotmesh import ApplicationError, RetryPolicy, Worker, workflow
@@ -81,6 +85,13 @@ class HotMesh:
 
     def _command(self, arguments: tuple[str, ...]) -> list[str]:
         return [sys.executable, "-m", "pyhotmesh.cli", *arguments]
+
+
+def ended(*arguments: str, database: str, code: int = 0) -> str:
+    """What the command prints, run in this process, if it ends with this exit code."""
+    done = CliRunner(env={"HOTMESH_DATABASE_URL": database}).invoke(main, arguments)
+    assert done.exit_code == code, (done.output, done.exception)
+    return done.output
 
 
 def read_until(process: subprocess.Popen[str], *texts: str) -> str:

@@ -8,10 +8,8 @@ from collections.abc import Callable, Iterator
 
 import psycopg
 import pytest
-from click.testing import CliRunner
 
-from pyhotmesh.cli import main
-from tests.cli.command import HotMesh, eventually, read_until
+from tests.cli.command import HotMesh, ended, eventually, read_until
 
 Command = Callable[..., str]
 
@@ -19,13 +17,7 @@ Command = Callable[..., str]
 @pytest.fixture
 def run(dsn: str) -> Command:
     """The command, in this process: what it prints, if it ends with this exit code."""
-    return lambda *arguments, code=0, database=dsn: ended(arguments, code, database)
-
-
-def ended(arguments: tuple[str, ...], code: int, database: str) -> str:
-    done = CliRunner(env={"HOTMESH_DATABASE_URL": database}).invoke(main, ["cron", *arguments])
-    assert done.exit_code == code, (done.output, done.exception)
-    return done.output
+    return lambda *arguments, code=0, database=dsn: ended("cron", *arguments, code=code, database=database)
 
 
 def test_from_creation_to_deletion(run: Command) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import psycopg
 import pytest
 
-from tests.cli.command import HotMesh, read_until
+from tests.cli.command import HotMesh, ended, read_until
+
+Command = Callable[..., str]
 
 
 @pytest.fixture
@@ -66,26 +69,32 @@ def test_the_reason_of_a_trouble_is_shown_to_its_end(hotmesh: HotMesh, dsn: str)
     assert reason in " ".join(hotmesh("workflow", "show", "w").split())
 
 
-def test_list(hotmesh: HotMesh) -> None:
-    assert hotmesh("workflow", "list") == "none\n"
+@pytest.fixture
+def run(dsn: str) -> Command:
+    """The command, in this process: what it prints, if it ends with this exit code."""
+    return lambda *arguments, code=0: ended("workflow", *arguments, code=code, database=dsn)
+
+
+def test_list(run: Command) -> None:
+    assert run("list") == "none\n"
     for number in range(3):
-        hotmesh("workflow", "start", "hello", "--id", f"h{number}")
-    hotmesh("workflow", "start", "other", "--id", "o", "--delay", "1 hour")
-    assert [row["workflow_id"] for row in json.loads(hotmesh("workflow", "list", "--json"))] == ["o", "h2", "h1", "h0"]
-    assert [row["workflow_id"] for row in json.loads(hotmesh("workflow", "list", "--json", "--status", "waiting"))] == ["o"]
-    assert len(json.loads(hotmesh("workflow", "list", "--json", "--type", "hello", "--limit", "2"))) == 2
-    assert "h1" in hotmesh("workflow", "list")
+        run("start", "hello", "--id", f"h{number}")
+    run("start", "other", "--id", "o", "--delay", "1 hour")
+    assert [row["workflow_id"] for row in json.loads(run("list", "--json"))] == ["o", "h2", "h1", "h0"]
+    assert [row["workflow_id"] for row in json.loads(run("list", "--json", "--status", "waiting"))] == ["o"]
+    assert len(json.loads(run("list", "--json", "--type", "hello", "--limit", "2"))) == 2
+    assert "h1" in run("list")
 
 
-def test_what_is_refused(hotmesh: HotMesh) -> None:
-    assert "no workflow 'nobody'" in hotmesh("workflow", "result", "nobody", code=3)
-    assert "no workflow 'nobody'" in hotmesh("workflow", "show", "nobody", code=3)
-    hotmesh("workflow", "start", "hello", "--id", "h")
-    assert "taken by an open run" in hotmesh("workflow", "start", "hello", "--id", "h", code=6)
-    assert "is not JSON" in hotmesh("workflow", "start", "hello", "--arg", "World", code=2)
-    assert "1 dya" in hotmesh("workflow", "start", "hello", "--wait", "--timeout", "1 dya", code=2)
-    assert json.loads(hotmesh("workflow", "list", "--json"))[0]["workflow_id"] == "h", "nothing else has started"
-    assert "1000 bytes" in hotmesh("workflow", "start", "hello", "--id", "x" * 1001, code=1)
+def test_what_is_refused(run: Command) -> None:
+    assert "no workflow 'nobody'" in run("result", "nobody", code=3)
+    assert "no workflow 'nobody'" in run("show", "nobody", code=3)
+    run("start", "hello", "--id", "h")
+    assert "taken by an open run" in run("start", "hello", "--id", "h", code=6)
+    assert "is not JSON" in run("start", "hello", "--arg", "World", code=2)
+    assert "1 dya" in run("start", "hello", "--wait", "--timeout", "1 dya", code=2)
+    assert json.loads(run("list", "--json"))[0]["workflow_id"] == "h", "nothing else has started"
+    assert "1000 bytes" in run("start", "hello", "--id", "x" * 1001, code=1)
 
 
 def test_no_connection_and_no_schema(app: Path, empty_dsn: str) -> None:

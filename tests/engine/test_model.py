@@ -126,11 +126,10 @@ class Lease:
 
 
 class Engine(RuleBasedStateMachine):
-    dsn: str
+    conn: psycopg.Connection[Any]  # one for all examples: it has its plans
 
     def __init__(self) -> None:
         super().__init__()
-        self.conn = psycopg.connect(self.dsn, autocommit=True)
         self.sql(f"truncate {', '.join(f'hotmesh_engine.{t}' for t in TABLES)}")
         self.sql("update hotmesh_engine.clock set ahead = '0'")
         self.now = 0  # hours
@@ -147,9 +146,6 @@ class Engine(RuleBasedStateMachine):
             self.register()
         for id in IDS[:3]:
             self.begin(id, 3, 0, None, "fail", "allow_duplicate")
-
-    def teardown(self) -> None:
-        self.conn.close()
 
     # ---------------------------------------------------------------------------------- tools --
 
@@ -687,16 +683,16 @@ def test_the_engine_does_what_the_model_does(dsn: str) -> None:
     class OnThisDatabase(Engine):
         pass
 
-    OnThisDatabase.dsn = dsn
     examples = int(os.environ.get("HOTMESH_MODEL_EXAMPLES", "50"))
-    run_state_machine_as_test(
-        OnThisDatabase,
-        settings=settings(
-            max_examples=examples,
-            stateful_step_count=50,
-            deadline=None,
-            derandomize="HOTMESH_MODEL_EXAMPLES" not in os.environ,
-            suppress_health_check=list(HealthCheck),
-            print_blob=False,
-        ),
-    )
+    with psycopg.connect(dsn, autocommit=True) as OnThisDatabase.conn:
+        run_state_machine_as_test(
+            OnThisDatabase,
+            settings=settings(
+                max_examples=examples,
+                stateful_step_count=50,
+                deadline=None,
+                derandomize="HOTMESH_MODEL_EXAMPLES" not in os.environ,
+                suppress_health_check=list(HealthCheck),
+                print_blob=False,
+            ),
+        )

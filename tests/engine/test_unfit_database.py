@@ -52,10 +52,9 @@ REFUSALS = {
 
 
 @pytest.fixture(scope="module")
-def guarded() -> Iterator[EmbeddedServer]:
+def guarded(prepared: Path) -> Iterator[EmbeddedServer]:
     """A server that does not let everybody in."""
-    with private_server() as server:
-        migrate.upgrade(server.dsn)
+    with private_server(prepared) as server:
         with psycopg.connect(server.dsn, autocommit=True) as conn:
             for statement in (
                 "create role locked login password 'right'", "create role barred", "create role kept_out login",
