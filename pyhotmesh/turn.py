@@ -241,25 +241,27 @@ class TurnLoop:
 
     def _capacity(self, asleep: bool) -> Capacity:
         held = self.held
+        takes = held.claiming and not self._recovery.is_careful
+        # Whoever makes work for a worker that is asleep tells it so: a turn that only reports need not look.
+        quiet = self._quiet and self._is_listening()
+        news = (asleep, takes) != self._told
+        self._told = asleep, takes
+        self._looked |= not quiet
+        self._rose |= news and asleep
+        if quiet and asleep == self._asleep and takes:
+            return Capacity((), 0, 0, 0, None, None, asleep if news else None)
         coming = self._coming
         free = CLAIM if held.claiming else 0
         if free and len(held.runs) + coming > self._max_runs - CLAIM:
             free = self._max_runs - coming - sum(1 for r in held.runs.values() if r.runnable)
-        takes = held.claiming and not self._recovery.is_careful
         queues = list(held.queues) if takes else [0]  # 0: of no queue
         if self._serves_calls and self.work.executor.is_slow:
             # More calls than there are places for would only wait here, and others may have time for them.
             free = min(free, self.work.executor.free)
         random.shuffle(queues)
-        # Whoever makes work for a worker that is asleep tells it so: a turn that only reports need not look.
-        quiet = self._quiet and self._is_listening()
         careful = self._recovery.is_careful or quiet
-        news = (asleep, takes) != self._told
-        self._told = asleep, takes
-        self._looked |= not quiet
-        self._rose |= news and asleep
         return Capacity(
-            [] if quiet and asleep == self._asleep and takes else queues,
+            queues,
             0 if careful else max(0, min(CLAIM, free)),
             0 if careful or not held.claiming else max(0, self.work.executor.free - coming),
             max(0, held.suspects_allowed - held.suspects - coming),
