@@ -193,10 +193,13 @@ class EmbeddedServer:
         if major_version(bindir, account) >= 17:
             command += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C"]
         else:
-            command += ["--locale=C"]
+            command += ["--locale=C", "--lc-ctype=C.UTF-8"]  # glibc's
         if self.settings.get("fsync") == "off":
             command += ["--no-sync"]
         done = subprocess.run(command, capture_output=True, text=True, **as_account(account))
+        if done.returncode != 0 and "--lc-ctype=C.UTF-8" in command:  # the system may have no such locale: then ASCII is folded
+            command.remove("--lc-ctype=C.UTF-8")
+            done = subprocess.run(command, capture_output=True, text=True, **as_account(account))
         if done.returncode != 0:
             who = f" (as {account.pw_name}, who must be able to reach it)" if account else ""
             raise EmbeddedServerError(f"initdb failed in {fresh}{who}:\n{done.stderr or done.stdout}")
