@@ -60,7 +60,10 @@ class Line:
             direct.abandon(self._conn)
 
     async def close(self) -> None:
-        if self._conn is not None:
-            direct.abandon(self._conn)
-            await self._conn.close()
-            self._conn = None
+        conn = self._conn
+        if conn is not None:
+            direct.abandon(conn)
+            async with conn.lock:  # whoever waited has let go of the socket, whose number the next one may get
+                await conn.close()
+            if self._conn is conn:
+                self._conn = None

@@ -150,3 +150,18 @@ async def test_a_worker_that_cannot_note_a_fault_goes_on(dsn: str, db: Database)
         db.rows(definition)
         await until(lambda: db.status("u") == "troubled")
         assert await client.workflow.execute(momentary, args=[3], timeout=10) == 3
+
+
+async def test_who_waits_for_an_answer_lets_go_before_the_connection_is_closed(dsn: str) -> None:
+    """The next connection may have the same socket number, and would lose its reader."""
+    over = line.Line(dsn, Any)  # type: ignore[arg-type]
+    for _ in range(5):
+        sleeping = asyncio.create_task(over.fetch("select 1 from pg_sleep(9)", ()))
+        queued = asyncio.create_task(over.fetch("select 1", ()))
+        await asyncio.sleep(0.1)
+        await over.close()
+        assert await asyncio.wait_for(over.fetch("select 1", ()), 3) == [(1,)]
+        for task in (sleeping, queued):
+            with pytest.raises(psycopg.OperationalError):
+                await asyncio.wait_for(task, 3)
+    await over.close()

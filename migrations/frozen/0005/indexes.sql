@@ -209,9 +209,10 @@ return 'hotmesh_engine.record_' || case when p_own then p_entity::text else 'res
 -- twenty servers that start declare it one after another, each with a commit, and nothing else waits meanwhile. Then the
 -- whole, `record`, and then `record_rest`, both ACCESS EXCLUSIVE: they wait for all who read or wrote there, and those who
 -- come for this. First the whole, although to attach a table takes less: who had looked up where its parts are, and then
--- waited for one of them, would not see what has moved to the new one. Then its view, if there is one. After a second (if it has indexes already, which is nearly as good: after 0.2,
--- as that may be at each start of each server), or 0.2 after the first table (who read a shared one directly, and
--- waits for the whole now, is in the way for ever), it is given up, and the next declaration tries again.
+-- waited for one of them, would not see what has moved to the new one. Then its view, if there is one. After a second (if
+-- it has indexes already, which is nearly as good: after 0.2, as that may be at each start of each server), or 0.2 after
+-- the first table (who read a shared one directly, and waits for the whole now, is in the way for ever), it is given up,
+-- and the next declaration tries again.
 -- Who reads a shared table directly, having found that the entity has no own, has a snapshot in which nothing has moved.
 -- A crash leaves all as it was.
 create or replace function hotmesh_engine.own_table(p_entity int) returns text
