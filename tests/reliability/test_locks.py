@@ -65,17 +65,23 @@ def in_thread(dsn: str, query: str) -> tuple[threading.Thread, list[Any]]:
 START = "select hotmesh.start_workflow('shout', '[\"x\"]', 'same')"
 
 
-@pytest.mark.parametrize("ends", ["commit", "rollback"])
-async def test_two_starts_of_one_id(dsn: str, db: Database, ends: str) -> None:
-    """The second waits for the first one's transaction, and then knows."""
+def beside_a_start(dsn: str, query: str, ends: str) -> Any:
+    """What a statement says that comes while somebody's transaction, which then ``ends``, has started the same id."""
     with psycopg.connect(dsn) as first:
         first.execute(START.encode())
-        thread, out = in_thread(dsn, START)
+        thread, out = in_thread(dsn, query)
         time.sleep(0.3)
         assert out == [], "nobody can know yet"
         getattr(first, ends)()
         thread.join(20)
     (answer,) = out
+    return answer
+
+
+@pytest.mark.parametrize("ends", ["commit", "rollback"])
+async def test_two_starts_of_one_id(dsn: str, db: Database, ends: str) -> None:
+    """The second waits for the first one's transaction, and then knows."""
+    answer = beside_a_start(dsn, START, ends)
     if ends == "commit":
         assert isinstance(answer, psycopg.Error)
         assert answer.sqlstate == "HM001"
@@ -92,14 +98,7 @@ def test_many_starts_of_which_somebody_is_starting_one(dsn: str, db: Database, e
         "select array_agg(started) from hotmesh_engine.start('default', '{t,t,t}', '{a,same,z}', '{q,q,q}', '{[],[],[]}',"
         f" array(select gen_random_uuid() from generate_series(1, 3)), p_on_conflict => '{policy}')"
     )
-    with psycopg.connect(dsn) as first:
-        first.execute(START.encode())
-        thread, out = in_thread(dsn, many)
-        time.sleep(0.3)
-        assert out == [], "nobody can know yet"
-        getattr(first, ends)()
-        thread.join(20)
-    (answer,) = out
+    answer = beside_a_start(dsn, many, ends)
     count = db.value("select count(*) from hotmesh.workflows")
     if ends == "rollback":
         assert (answer, count) == (([True, True, True],), 3)
