@@ -311,21 +311,34 @@ class Feeder:
         self._carry(run, instance)
 
     def given(self, what: str) -> None:
-        """A run that was leased to this worker with its start, and came with the notification."""
-        run_id, queue_id, created, type_name, key, input = orjson.loads(what)
+        """A run that was leased to this worker with its start, or with the message that it was parked for, and came
+        with the notification."""
+        held = self._held
+        run_id, queue_id, created, type_name, key, input, *parked = orjson.loads(what)
+        fence, lost, rows, elsewhere, inbox_id, command, payload = parked or (0, 0, [], [], None, None, None)
 
         def begin() -> None:
-            if run_id not in self._held.runs:
-                run = Run(run_id, 0, 0, 0, queue_id, self._held.queues.get(queue_id, ""), key, type_name)
-                self._lease(run, input.encode(), micros(created), [], set())
-                self._held.event.set()
+            known = held.runs.get(run_id)
+            if known is not None:
+                # Another lease of it: the answer that says that this has ended is still on its way.
+                held.asks |= known.fence != fence
+                return
+            run = Run(run_id, fence, len(rows), lost, queue_id, held.queues.get(queue_id, ""), key, type_name)
+            journal: Journal = [
+                (engine.JOURNAL, run_id, None, seq, kind, number, None, at, None, None, result, commands, None)
+                for seq, kind, number, at, result, commands in rows
+            ]
+            self._lease(run, input.encode(), micros(created), journal, set(elsewhere))
+            if inbox_id is not None and held.runs.get(run_id) is run:
+                self._guard(run, self._receive, run, inbox_id, SIGNAL_RECEIVED, command, payload)
+            held.event.set()
 
         self._held.loop.call_soon(begin)  # notifications may come within a task
 
     async def ask_for_given(self) -> None:
-        """Fetches runs that were given to this worker and whose notification was lost."""
+        """Fetches runs that were given to this worker and whose notification was lost, or came too early."""
         held = self._held
-        known = Int8s(run_id for run_id, run in held.runs.items() if run.fence == 0)
+        known = Int8s(run_id for run_id, run in held.runs.items() if run.fence <= 0)
         try:
             rows = await self._fetch(engine.GIVEN, (held.worker_id, known))
         except (psycopg.Error, OSError):

@@ -137,8 +137,8 @@ class TurnLoop:
             pending = held.dirty or held.ends or held.heard or self._more or is_due
             if self._closed and (now >= self._closed_at or held.stopping):
                 pending = True  # who waits for these is looked up once more, with whatever else there is
-            if now - self._asked_at > 1.0:
-                self._asked_at = now
+            if held.asks or now - self._asked_at > 1.0:
+                self._asked_at, held.asks = now, False
                 self.feeder.aside(self.feeder.ask_for_given())
             if pending:
                 held.heard = bool(held.heard or is_due)

@@ -149,7 +149,7 @@ declare
   v_text text;
 begin
   begin
-    update hotmesh_engine.live set holder = p_worker, fence = fence + 1 where run_id = any (p_runs);
+    update hotmesh_engine.live set holder = p_worker, fence = abs(fence) + 1 where run_id = any (p_runs);
     perform from hotmesh_engine.hand_out_runs(p_runs);
     raise exception using errcode = 'HMX99';
   exception when others then

@@ -82,7 +82,7 @@ create table hotmesh_engine.live (
   deadline   timestamptz,                        -- execution timeout
   holder     bigint,                             -- the worker incarnation that leases it
   queue_id   int         not null,
-  fence      int         not null default 0,     -- grows with each lease; 0 and held: given with the start
+  fence      int         not null default 0,     -- its size grows with each lease; held and not above 0: given (give.sql)
   priority   smallint    not null default 3,     -- 1 (first) to 5
   lost       smallint    not null default 0,     -- leases lost in a row; from 2 on a suspect
   strikes    smallint    not null default 0      -- workers that died while it was their one suspect
@@ -92,7 +92,7 @@ create index live_ready on hotmesh_engine.live (queue_id, priority, due_at, run_
 create index live_suspect on hotmesh_engine.live (queue_id, due_at, run_id)
   where holder is null and lost >= 2 and due_at < 'infinity';
 create index live_holder on hotmesh_engine.live (holder) where holder is not null;
-create index live_given on hotmesh_engine.live (holder) where fence = 0 and holder is not null;
+create index live_given on hotmesh_engine.live (holder) where fence <= 0 and holder is not null;
 create index live_deadline on hotmesh_engine.live (deadline) where deadline is not null;
 
 -- Who owns a workflow id. Apart from `live`, so that leasing never touches a text index.

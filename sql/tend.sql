@@ -67,7 +67,7 @@ begin
      where w.dead limit p_limit
   ), u as (
     update hotmesh_engine.live l
-       set holder = null, fence = fence + 1, lost = least(l.lost + 1, 1000), strikes = l.strikes + c.struck::int,
+       set holder = null, fence = abs(fence) + 1, lost = least(l.lost + 1, 1000), strikes = l.strikes + c.struck::int,
            due_at = case when l.strikes + c.struck::int >= 5 then 'infinity' else l.due_at end
       from c where l.run_id = any (array(select run_id from c)) and l.run_id = c.run_id
     returning l.run_id, l.queue_id, l.strikes

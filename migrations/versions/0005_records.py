@@ -80,6 +80,9 @@ create index activity_suspect on hotmesh_engine.activity_task (queue_id, due_at,
   where holder is null and lost >= 2;
 create index activity_aside on hotmesh_engine.activity_task (scheduled_at) where due_at = 'infinity';
 alter table hotmesh_engine.worker add column suspect_command int;
+
+drop index hotmesh_engine.live_given;
+create index live_given on hotmesh_engine.live (holder) where fence <= 0 and holder is not null;
 """
 
 # The last arguments of `turn` and `adopt` are new, and what the others return; `await` commits in between.
@@ -133,6 +136,10 @@ drop table hotmesh_engine.bound, hotmesh_engine.record_change,
   hotmesh_engine.entity_field, hotmesh_engine.entity;
 drop index hotmesh_engine.run_identity;
 create index run_identity on hotmesh_engine.run (namespace_id, workflow_id, run_id);
+drop function hotmesh_engine.give_parked, hotmesh_engine.take_sleeper;
+update hotmesh_engine.live set fence = abs(fence) where fence < 0;
+drop index hotmesh_engine.live_given;
+create index live_given on hotmesh_engine.live (holder) where fence = 0 and holder is not null;
 """
 
 # A view has looked at it until then.

@@ -58,7 +58,7 @@ class Database:
 
     def leases(self, workflow_id: str) -> int:
         """How often an open workflow has been leased."""
-        query = "select fence from hotmesh_engine.live join hotmesh_engine.run using (run_id) where workflow_id = %s"
+        query = "select abs(fence) from hotmesh_engine.live join hotmesh_engine.run using (run_id) where workflow_id = %s"
         return int(self.value(query, workflow_id))
 
     def events(self, workflow_id: str) -> list[str]:

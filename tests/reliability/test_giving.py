@@ -1,4 +1,5 @@
-"""A single start gives its run to a worker that is asleep: to one that is there, one run a sleep, and never for good."""
+"""A single start gives its run to a worker that is asleep, and a single signal the parked run that waits for it: to one
+that is there, one run a sleep, and never for good."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ import pytest
 from pyhotmesh import Client, Worker
 from pyhotmesh.feeding import Feeder
 from pyhotmesh.line import Line
-from tests.reliability.flows import call, impatient
+from pyhotmesh.runs import PARK
+from tests.reliability.flows import call, collate, impatient, listen
 from tests.reliability.kit import Database, serve, spawn, until
 
 
@@ -125,11 +127,11 @@ async def test_many_single_starts_are_shared(dsn: str, db: Database) -> None:
     assert db.value("select count(*) from hotmesh.history where event = 'lease_lost'") == 0
 
 
-@pytest.mark.parametrize(
-    "ends",
-    ["hotmesh_engine.retire(1)", "hotmesh_engine.adopt(1, 3, 'w', '{}', '{}', '{}', '{}')", "hotmesh_engine.sweep(2)"],
-    ids=["it retires", "it is adopted", "it is swept"],
-)
+ENDS = ["hotmesh_engine.retire(1)", "hotmesh_engine.adopt(1, 3, 'w', '{}', '{}', '{}', '{}')", "hotmesh_engine.sweep(2)"]
+HOW = ["it retires", "it is adopted", "it is swept"]
+
+
+@pytest.mark.parametrize("ends", ENDS, ids=HOW)
 def test_a_run_that_is_given_as_its_worker_ends_is_not_lost(db: Database, ends: str) -> None:
     """Whoever ends it waits for the start that is under way, and then sees the run."""
     for worker in (1, 2):
@@ -177,3 +179,147 @@ async def test_one_that_is_given_before_the_first_answer_knows_the_time(
         assert "timer_fired" not in db.events("w")
         serving.stop()
         await worker
+
+
+# ------------------------------------------------------------------------------------- parked runs --
+
+
+@pytest.mark.parametrize(("size", "rounds"), [(0, 1), (0, 60), (3_000, 3), (7_800, 3), (100_000, 3)])
+async def test_a_parked_run_is_given_with_its_signal(dsn: str, db: Database, size: int, rounds: int) -> None:
+    """Each of its signals finds it parked; what is too large for a notification, or has a long journal, is claimed."""
+    odd = {"z": 'é"\\ \u2028🙂' * (size // 16), "a": [1e16, -0.0, 2**63, 0.1], "é": None}
+    async with Client(dsn) as client, serve(client, cache_size=0):
+        handle = await client.workflow.start(listen, args=["k", rounds], workflow_id="w")
+        for number in range(rounds):
+            await until(lambda: db.parked("w") and asleep(db), "it is parked")
+            before = fence(db, "w")
+            await client.signal("k", odd if number == 0 else number)
+            if number < rounds - 1:
+                await until(lambda: db.waits("w") and abs(fence(db, "w")) == abs(before) + 1, "it is leased once more")
+                if number < 15 or number > 45:
+                    assert (fence(db, "w") < 0) == (size < 7_000 and number < 15), "given"
+        first, *others = await handle.result(timeout=20)
+    assert first == odd and list(first) == list(odd) and others == list(range(1, rounds))
+    assert [type(n) for n in first["a"]] == [float, float, int, float]
+
+
+async def test_one_that_waits_for_more_is_given_with_the_last(dsn: str, db: Database) -> None:
+    async with Client(dsn) as client, serve(client, cache_size=0):
+        handle = await client.workflow.start(collate, args=["a", "b", "c"], workflow_id="w")
+        await until(lambda: db.parked("w") and asleep(db), "it is parked")
+        leases = db.leases("w")
+        for key in ("b", "c"):
+            await client.signal(key, key)
+            assert (db.status("w"), db.leases("w")) == ("waiting", leases)
+        await client.signal("a", "a")
+        assert await handle.result(timeout=20) == ["a", "b", "c"]
+
+
+async def test_a_lost_notification_of_a_parked_run_is_made_up_for(
+    dsn: str, db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost: list[str] = []
+    async with Client(dsn) as client, serve(client, cache_size=0):
+        handle = await client.workflow.start(listen, args=["k"], workflow_id="w")
+        await until(lambda: db.parked("w") and asleep(db), "it is parked")
+        monkeypatch.setattr(Feeder, "given", lambda _, what: lost.append(what))
+        await client.signal("k", "heard")
+        assert await handle.result(timeout=5) == ["heard"]
+        assert lost and db.events("w").count("lease_lost") == 0 and db.events("w").count("signal_received") == 1
+
+
+async def test_one_that_comes_before_the_worker_knows_that_it_is_parked(
+    dsn: str, db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The turn that parks has committed, and its answer is still on its way when the run is given to the same worker."""
+    go, given, turn, take = asyncio.Event(), asyncio.Event(), Line.turn, Feeder.given
+
+    async def late(self: Line, capacity: Any, closed: Any, parcels: Any, ends: Any) -> Any:
+        rows = await turn(self, capacity, closed, parcels, ends)
+        if any(parcel.end == PARK for parcel in parcels):
+            await go.wait()
+        return rows
+
+    def notes(self: Feeder, what: str) -> None:
+        take(self, what)
+        given.set()
+
+    async with Client(dsn) as client, serve(client, cache_size=0):
+        monkeypatch.setattr(Line, "turn", late)
+        handle = await client.workflow.start(listen, args=["k"], workflow_id="w")
+        await until(lambda: db.parked("w"), "it is parked")
+        db.rows("update hotmesh_engine.sleeper set asleep = true")
+        monkeypatch.setattr(Feeder, "given", notes)
+        await client.signal("k", "early")
+        await given.wait()
+        assert fence(db, "w") < 0
+        begin = asyncio.get_running_loop().time()
+        go.set()
+        assert await handle.result(timeout=5) == ["early"]
+        assert asyncio.get_running_loop().time() - begin < 0.8, "asked for at once, not with the next look each second"
+        assert db.events("w").count("lease_lost") == 0 and db.events("w").count("signal_received") == 1
+
+
+def _park_one(db: Database) -> None:
+    """Run `w` waits for signal `k`, parked by worker 2; worker 1 sleeps, and listens."""
+    for worker in (1, 2):
+        db.rows("select hotmesh_engine.register(%s, 'w', 'default', '{q}', 10, '0')", worker)
+    start = "select hotmesh_engine.start('default', '{t}', '{w}', '{q}', array['[]'::json], array[gen_random_uuid()])"
+    db.rows(start)
+    queues = "(select array_agg(queue_id) from hotmesh_engine.queue)"
+    db.rows(f"select hotmesh_engine.turn(2, {queues}, 1, 0, 0, null, 0, false, '{{}}')")
+    db.rows(
+        f"""select hotmesh_engine.turn(2, {queues}, 0, 0, 0, null, 0, false, '{{}}',
+              p_run => array[l.run_id], p_fence => array[fence], p_base => '{{0}}', p_end => '{{-1}}',
+              p_due => '{{infinity}}', p_outcome => array[null::json],
+              j_run => array[l.run_id], j_seq => '{{1}}', j_kind => '{{0}}', j_command => array[null::int],
+              j_at => array[hotmesh.now()], j_payload => array[null::json], j_commands => array[null::json],
+              w_run => array[l.run_id], w_command => '{{1}}', w_kind => '{{w}}', w_key => '{{k}}', w_group => '{{1}}',
+              w_due => array[null::timestamptz])
+             from hotmesh_engine.live l"""
+    )
+    db.rows(f"select hotmesh_engine.turn(1, {queues}, 0, 0, 0, null, 0, true, '{{}}')")
+    db.rows("select pg_advisory_lock(1)")  # as its listening connection does
+
+
+@pytest.mark.parametrize("ends", ENDS, ids=HOW)
+def test_a_parked_run_that_is_given_as_its_worker_ends_is_not_lost(db: Database, ends: str) -> None:
+    """As above: whoever ends the worker waits for the signal that is under way, and then sees the run, and the message."""
+    _park_one(db)
+    db.rows("update hotmesh_engine.worker set contact_at = contact_at - interval '1 hour' where worker_id = 2")
+    with psycopg.connect(db.dsn) as sender, psycopg.connect(db.dsn, autocommit=True) as other:
+        sender.execute("select hotmesh_engine.signal('default', 'k', '7')")
+        assert sender.execute("select holder, fence from hotmesh_engine.live").fetchall() == [(1, -2)]
+        db.rows("update hotmesh_engine.worker set beat_at = beat_at - interval '1 hour' where worker_id = 1")
+        ending = threading.Thread(target=other.execute, args=(f"select {ends}".encode(),))
+        ending.start()
+        while not db.waits_for_a_lock(other):
+            assert ending.is_alive(), "it has not waited"
+        sender.commit()
+        ending.join()
+    assert db.value("select holder from hotmesh_engine.live") is None
+    assert db.rows("select holder, handed, payload from hotmesh_engine.inbox") == [(None, False, 7)]
+    assert db.status("w") == "ready"
+    db.rows(
+        "select hotmesh_engine.turn(2, (select array_agg(queue_id) from hotmesh_engine.queue), 1, 0, 0, null, 0, false, '{}')"
+    )
+    assert db.value("select fence from hotmesh_engine.live where holder = 2") > 2, "no fence comes twice"
+    db.check()
+
+
+@pytest.mark.parametrize(
+    "why",
+    [
+        "update hotmesh_engine.live set lost = 2",
+        "select hotmesh_engine.quarantine(run_id, 'X', 'x', now()) from hotmesh_engine.live",
+        "update hotmesh_engine.sleeper set queues = '{0}'",
+        "select pg_advisory_unlock(1)",
+    ],
+    ids=["a suspect", "quarantined", "of another queue", "to one that is not there"],
+)
+def test_what_is_not_given_with_a_signal(db: Database, why: str) -> None:
+    _park_one(db)
+    db.rows(why)
+    db.rows("select hotmesh_engine.signal('default', 'k', '7')")
+    assert db.rows("select holder, fence from hotmesh_engine.live") == [(None, 1)]
+    assert db.rows("select holder, handed from hotmesh_engine.inbox") == [(None, False)]

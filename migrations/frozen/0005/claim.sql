@@ -30,7 +30,7 @@ begin
         limit p_free for update skip locked) l
      limit p_free
   ), u as (
-    update hotmesh_engine.live set holder = p_worker, fence = fence + 1
+    update hotmesh_engine.live set holder = p_worker, fence = abs(fence) + 1
      where ctid = any (array(select ctid from c))
     returning run_id)
   select array_agg(run_id) into v_runs from u;
@@ -47,7 +47,7 @@ begin
           limit p_suspects for update skip locked) l
        limit p_suspects
     ), u as (
-      update hotmesh_engine.live set holder = p_worker, fence = fence + 1
+      update hotmesh_engine.live set holder = p_worker, fence = abs(fence) + 1
        where ctid = any (array(select ctid from c))
       returning run_id)
     select array_agg(run_id) into v_more from u;

@@ -75,8 +75,8 @@ end $$;
 -- statements: nobody waits for it, and it stays; or a single wait asks for it, and nothing older is
 -- kept under the key. Same locks, same order, same reasons as in route.sql, but that it waits a moment for the slot;
 -- false, with nothing done but a slot locked, if it is not that simple.
--- A worker that is asleep gets a small message with its notification, and need not fetch it; one that
--- is awake looks anyway. Should it see the message twice, it knows it by its id.
+-- A worker that is asleep gets a small message with its notification, and need not fetch it, and with it the run, if
+-- that is parked and waits for nothing else (give.sql); one that is awake looks anyway. Should it see the message twice, it knows it by its id.
 create or replace function hotmesh_engine.hand_over(
   p_ns int, p_key text, p_payload json, p_id bigint, p_now timestamptz, p_expires timestamptz
 ) returns boolean
@@ -85,20 +85,21 @@ declare
   v_waits   int;
   v_run     bigint;
   v_command int;
+  v_grp     int;
   v_plain   boolean;
-  v_holder  bigint;
-  v_asleep  boolean;
+  v_live    record;
+  v_given   bigint;
 begin
   if not pg_try_advisory_xact_lock(1212370259, hotmesh_engine.slot(p_ns, p_key))
      and not hotmesh_engine.slot_wait(hotmesh_engine.slot(p_ns, p_key)) then
     return false;
   end if;
-  select count(*), min(w.run_id), min(w.command),
+  select count(*), min(w.run_id), min(w.command), min(w.grp),
          not exists (select from hotmesh_engine.message where namespace_id = p_ns and key = p_key)
          and not coalesce(bool_or(exists (select from hotmesh_engine.inbox i
                                            where i.run_id = w.run_id and i.command = w.command)), false)
-    into v_waits, v_run, v_command, v_plain
-    from (select run_id, command from hotmesh_engine.waiting
+    into v_waits, v_run, v_command, v_grp, v_plain
+    from (select run_id, command, grp from hotmesh_engine.waiting
            where kind = 'w' and namespace_id = p_ns and key = p_key limit 2) w;
   if v_waits = 0 then
     insert into hotmesh_engine.message (message_id, place, sent_at, expires_at, namespace_id, key, payload)
@@ -107,18 +108,32 @@ begin
   elsif v_waits > 1 or not v_plain then
     return false;
   end if;
-  select holder, exists (select from hotmesh_engine.sleeper where worker_id = holder and asleep)
-    into v_holder, v_asleep from hotmesh_engine.live where run_id = v_run for update skip locked;
+  select l.holder, l.queue_id, l.fence, l.lost, case when l.holder is null
+           then l.due_at > p_now and l.lost < 2
+                and exists (select from hotmesh_engine.sleeper s where s.asleep and s.queues @> array[l.queue_id])
+                and not exists (select from hotmesh_engine.inbox i where i.run_id = v_run)
+                and not exists (select from hotmesh_engine.waiting w
+                                 where w.run_id = v_run and w.grp = v_grp and w.command <> v_command)
+                and not exists (select from hotmesh_engine.trouble t where t.run_id = v_run)
+           else exists (select from hotmesh_engine.sleeper s where s.worker_id = l.holder and s.asleep) end as asleep
+    into v_live from hotmesh_engine.live l where l.run_id = v_run for update skip locked;
   if not found then
     return false;
   end if;
+  if v_live.holder is null and v_live.asleep then
+    v_given := hotmesh_engine.give_parked(
+      v_run, v_live.queue_id, v_live.fence, v_live.lost, p_now, p_id, v_command, p_payload);
+  end if;
   insert into hotmesh_engine.inbox
-    (inbox_id, run_id, command, kind, place, expires_at, namespace_id, key, payload, shared, holder)
-  values (p_id, v_run, v_command, 5, p_id, p_expires, p_ns, p_key, p_payload, false, v_holder);
-  if v_holder is null then
+    (inbox_id, run_id, command, kind, place, expires_at, namespace_id, key, payload, shared, holder, handed)
+  values (p_id, v_run, v_command, 5, p_id, p_expires, p_ns, p_key, p_payload, false,
+          coalesce(v_live.holder, v_given), v_given is not null);
+  if v_given is not null then
+    return true;
+  elsif v_live.holder is null then
     perform hotmesh_engine.judge(array[v_run], p_now);
-  elsif v_asleep then
-    perform pg_notify('hotmesh_' || v_holder, case when octet_length(p_payload::text) <= 4000
+  elsif v_live.asleep then
+    perform pg_notify('hotmesh_' || v_live.holder, case when octet_length(p_payload::text) <= 4000
       then format('%s %s %s %s', v_run, p_id, v_command, p_payload) else '' end);
   end if;
   return true;

@@ -137,7 +137,7 @@ begin
       from unnest(t_run, t_command, t_attempt) u(run, command, attempt)
      where t.holder = p_old and t.run_id = any (t_run) and t.run_id = u.run and t.command = u.command and t.attempt = u.attempt;
     with l as (
-      update hotmesh_engine.live set holder = null, fence = fence + 1 where holder = p_old returning run_id)
+      update hotmesh_engine.live set holder = null, fence = abs(fence) + 1 where holder = p_old returning run_id)
     update hotmesh_engine.inbox set holder = null, handed = false where run_id = any (array(select run_id from l));
     update hotmesh_engine.activity_task set holder = null, heartbeat_by = null, attempt = attempt - 1
      where holder = p_old;
