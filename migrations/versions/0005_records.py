@@ -120,7 +120,7 @@ hotmesh_engine.apply_change, hotmesh_engine.write_record, hotmesh_engine.change_
 hotmesh_engine.change_record, hotmesh_engine.no_record, hotmesh_engine.lapsed, hotmesh_engine.start_on_record,
 hotmesh_engine.runs_of_record, hotmesh_engine.flush_record, hotmesh_engine.prune_records,
 hotmesh.record, hotmesh.record_as_of, hotmesh_engine.scalar, hotmesh_engine.tag,
-hotmesh_engine.number, hotmesh_engine.odd_number, hotmesh_engine.bool, hotmesh_engine.instant, hotmesh_engine.prefix_query,
+hotmesh_engine.number, hotmesh_engine.odd_number, hotmesh_engine.bool, hotmesh_engine.instant, hotmesh_engine.odd_instant, hotmesh_engine.prefix_query,
 hotmesh_engine.invalid_query, hotmesh_engine.declare_entity, hotmesh_engine.key_of, hotmesh_engine.kept_sql,
 hotmesh_engine.words_of, hotmesh_engine.index_plan, hotmesh_engine.own_table, hotmesh_engine.table_of, hotmesh_engine.make_view,
 hotmesh_engine.condition, hotmesh_engine.field_of, hotmesh_engine.value_key,

@@ -341,6 +341,19 @@ async def test_moments_are_those_of_plain_python(conn: psycopg.Connection[Any]) 
             assert found == moment or at >= 19 or not (good[at] + other).isdigit(), text
 
 
+def test_moments_that_are_read_at_once_are_those_of_the_pattern(conn: psycopg.Connection[Any]) -> None:
+    """Every day that there is or is not, and every form with each of its signs replaced by others."""
+    texts = [f"{y}-{m:02}-{d:02}T10:00:00Z" for y in (2023, 2024) for m in range(14) for d in range(34)]
+    for good in ("2026-01-28T23:59:09+00:00", "2026-10-31T19:05:59.123456+00:00", "2024-02-20T00:00:00Z"):
+        texts += [good[:at] + sign + good[at + 1 :] for at in range(len(good)) for sign in "0123456789/:;-T.,+Z x²é_%\t\\"]
+        texts += [good[:at] + good[at + 1 :] for at in range(len(good))] + [good + sign for sign in "0Z ²"]
+    query = """select t, hotmesh_engine.instant(to_jsonb(t)), hotmesh_engine.odd_instant(to_jsonb(t)) from unnest(%s::text[]) t
+                where hotmesh_engine.instant(to_jsonb(t)) is distinct from hotmesh_engine.odd_instant(to_jsonb(t))"""
+    assert conn.execute(query, (texts,)).fetchall() == []
+    query = "select count(hotmesh_engine.instant(to_jsonb(t))) from unnest(%s::text[]) t"
+    assert conn.execute(query, (texts[: 14 * 34 * 2],)).fetchone() == (365 + 366,)
+
+
 async def test_a_query_of_many_values_is_answered_and_one_of_too_many_refused(dsn: str) -> None:
     async with MeshData(dsn, SCHEMA) as data:
         await data.create_search_index("thing")
