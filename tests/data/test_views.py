@@ -74,6 +74,26 @@ async def test_all_that_views_show_loads_also_of_what_is_kept_for_good(dsn: str,
     assert "record_expires_at: null if it is kept for good" in comment
 
 
+async def test_a_role_that_was_granted_a_view_alone_can_read_it(
+    dsn: str, conn: psycopg.Connection[Any], roles: tuple[str, ...]
+) -> None:
+    async with server(dsn, n="NUMERIC", tag="TAG", at="TIMESTAMP") as data:
+        await data.create_search_index("thing")
+        await data.set("thing", "one", {"n": 10**16, "tag": "a", "at": "2026-01-31"}, ttl="1 hour")
+    reading = roles[1]
+    conn.execute(f"grant usage on schema hotmesh_data, hotmesh to {reading}".encode())
+    conn.execute(f"grant select on hotmesh_data.thing, hotmesh.records, hotmesh.workflows to {reading}".encode())
+    conn.execute(f"set role {reading}".encode())
+    assert conn.execute("select record_id, n, tag, extract(day from at) from hotmesh_data.thing").fetchall() == [
+        ("one", 10**16, "a", 31),
+    ]  # fmt: skip
+    assert conn.execute("select id from hotmesh.records").fetchall() == [("one",)]
+    assert conn.execute("select count(*) from hotmesh.workflows").fetchone() == (0,)
+    for forbidden in ("select from hotmesh_engine.record", "delete from hotmesh_data.thing", "select from hotmesh.history"):
+        with pytest.raises(psycopg.Error):
+            conn.execute(forbidden.encode())
+
+
 async def test_fields_are_added_beneath_what_is_built_upon_it(
     dsn: str, conn: psycopg.Connection[Any], roles: tuple[str, ...]
 ) -> None:
