@@ -10,7 +10,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from pyhotmesh import InvalidQuery, MeshData, Schema
+from pyhotmesh import InvalidQuery, MeshData, Schema, workflow
+from pyhotmesh.errors import TimeoutError
 
 ROLES = ("hotmesh_owning", "hotmesh_reading", "hotmesh_passing")
 RECORD = ["record_namespace", "record_id", "record_data", "record_created_at", "record_updated_at", "record_expires_at"]
@@ -49,6 +50,11 @@ def kind(conn: psycopg.Connection[Any], column: str) -> str:
     return str(found)
 
 
+async def brief(wait: bool = False) -> None:
+    if wait:
+        await workflow.wait_for("never")
+
+
 async def test_all_that_views_show_loads_also_of_what_is_kept_for_good(dsn: str, conn: psycopg.Connection[Any]) -> None:
     async with server(dsn, n="NUMERIC") as data:
         await data.create_search_index("thing")
@@ -71,7 +77,28 @@ async def test_all_that_views_show_loads_also_of_what_is_kept_for_good(dsn: str,
         for (view,) in views.fetchall():
             assert isinstance(await data.sql(f"select * from {view}"), list), view
     (comment,) = conn.execute("select obj_description('hotmesh_data.thing'::regclass)").fetchone() or ("",)
-    assert "record_expires_at: null if it is kept for good" in comment
+    assert "record_expires_at: null if it is kept for good, or its workflow is open" in comment
+
+
+async def test_views_tell_when_a_record_goes_that_goes_with_its_workflow(dsn: str, conn: psycopg.Connection[Any]) -> None:
+    async with server(dsn, n="NUMERIC") as data:
+        await data.create_search_index("thing")
+        await data.connect("thing", brief)
+        hour = timedelta(hours=1)
+        for id, ttl in (("hour", "1 hour"), ("ever", "infinity"), ("own", "1 hour")):
+            await data.exec("thing", id=id, search={"data": {"n": 1}}, ttl=ttl)
+        await data.set("thing", "own", {}, ttl="1 minute")
+        with pytest.raises(TimeoutError):
+            await data.exec("thing", [True], id="open", search={"data": {"n": 1}}, ttl="1 hour", timeout=0.1)
+        for query in (
+            "select record_id as id, record_expires_at as at from hotmesh_data.thing",
+            "select id, expires_at as at from hotmesh.records",
+        ):
+            at = {row["id"]: row["at"] for row in await data.sql(query)}
+            now = datetime.now(UTC)
+            assert at["ever"] is None and at["open"] is None, "nobody knows yet when it ends"
+            assert now + hour - timedelta(minutes=1) < at["hour"] <= now + hour
+            assert at["own"] <= now + timedelta(minutes=1), "whichever comes first"
 
 
 async def test_a_role_that_was_granted_a_view_alone_can_read_it(

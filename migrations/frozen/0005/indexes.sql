@@ -367,6 +367,9 @@ language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 declare
   v_name    text := (select name from hotmesh_engine.entity where entity_id = p_entity);
   v_view    text := format('hotmesh_data.%I', v_name);
+  v_ends    text :=                                  -- with its run, too; to which 'infinity' is 1000 years. As in hotmesh.records
+    'nullif(least(expires_at, (select o.expires_at from hotmesh_engine.outcome o '
+    'where o.run_id = follows and o.expires_at < o.closed_at + interval ''999 years'')), ''infinity'')';
   v_columns text;
   v_options text;
   v_made    text;
@@ -390,9 +393,9 @@ begin
      where e.name = v_name group by f.name, c.attnum) f;
   select string_agg(
       format('select %L::text as record_namespace, id as record_id, data as record_data, created_at as record_created_at, '
-             'updated_at as record_updated_at, nullif(expires_at, ''infinity'') as record_expires_at%s from %s '
+             'updated_at as record_updated_at, %s as record_expires_at%s from %s '
              'where entity_id = %s and expires_at > (select hotmesh.now()) and %s',
-             n.name, v_columns, hotmesh_engine.table_of(e.entity_id, e.own), e.entity_id,
+             n.name, v_ends, v_columns, hotmesh_engine.table_of(e.entity_id, e.own), e.entity_id,
              hotmesh_engine.kept_sql('(select hotmesh.now())')), ' union all ' order by e.entity_id)
     into v_made
     from hotmesh_engine.entity e join hotmesh_engine.namespace n using (namespace_id)
@@ -402,7 +405,7 @@ begin
   v_made := concat(' view ', v_view, v_options, ' as ', v_made);
   if to_regclass(v_view) is null then
     execute concat('create', v_made, '; comment on view ', v_view, ' is ', quote_literal(
-      'Records that can be searched, of all namespaces (record_namespace); record_expires_at: null if it is kept for good.'));
+      'Records that can be searched, of all namespaces (record_namespace); record_expires_at: null if it is kept for good, or its workflow is open.'));
     return;
   end if;
   begin

@@ -144,14 +144,17 @@ comment on view hotmesh.firings is
 
 create or replace view hotmesh.records as
 select n.name as namespace, e.name as entity, r.id, r.data, r.version, r.created_at, r.updated_at,
-       nullif(r.expires_at, 'infinity') as expires_at, r.follows as run_id
+       nullif(least(r.expires_at, (select o.expires_at from hotmesh_engine.outcome o
+                                    where o.run_id = r.follows and o.expires_at < o.closed_at + interval '999 years')),
+              'infinity') as expires_at,
+       r.follows as run_id
   from hotmesh_engine.record r
   join hotmesh_engine.entity e on e.entity_id = r.entity_id
   join hotmesh_engine.namespace n on n.namespace_id = e.namespace_id
  where r.expires_at > (select hotmesh.now())
    and (r.follows is null or r.follows not in (select run_id from hotmesh_engine.outcome where expires_at <= (select hotmesh.now())));
 comment on view hotmesh.records is
-  'Documents of workflows; run_id: the workflow that it is kept with. With typed columns: the views of schema hotmesh_data.';
+  'Documents of workflows; run_id: the workflow that it is kept with; expires_at: null if it is kept for good, or that is open. With typed columns: the views of schema hotmesh_data.';
 
 create or replace view hotmesh.record_changes as
 select n.name as namespace, e.name as entity, c.id, c.version, c.at, c.run_id, c.seq, c.command, c.changed, c.removed
