@@ -29,7 +29,8 @@ class Records(Spaces):
         """The record, or those of its fields that it has; None if there is no record.
 
         ``as_of``: as it was at a moment (a ``datetime`` with a time zone), or when its workflow had
-        journaled that row (a number, see ``Handle.history``). A moment is answered by the last version that is dated
+        journaled that row (a number, see ``Handle.history``): what that workflow found and had changed until then; what
+        hooks and others changed meanwhile shows with its own next change. A moment is answered by the last version that is dated
         until then, and all before it: of changes made at once, a later version may have the earlier date, but a later
         moment never gives an earlier version. Each version keeps the whole of the outermost fields that it changed;
         they go with the record (``flush``, ``ttl``).

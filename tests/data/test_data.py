@@ -227,6 +227,24 @@ async def test_changes_from_outside_and_what_a_record_was(dsn: str, conn: psycop
         assert found == [("x",)]
 
 
+async def test_a_record_that_was_there_before_its_run_is_there_at_the_first_rows_of_its_journal(dsn: str) -> None:
+    async with serving(dsn) as data:
+        await data.connect("user", user)
+        with pytest.raises(WorkflowFailed):
+            await data.exec("user", ["fail"], id="twice", search={"data": {"plan": "gold"}})
+        await data.set("user", "made", {"plan": "gold"})
+        for id, before in (("twice", {"plan": "gold", "active": "yes", "runs": 1}), ("made", {"plan": "gold"})):
+            await data.exec("user", ["a"], id=id)
+            await data.set("user", id, {"plan": "none"})
+            assert [await data.get("user", id, as_of=seq) for seq in (-1, 0, 1)] == [None, before, before], id
+            after = {"plan": "gold", "active": "yes", "runs": before.get("runs", 0) + 1}  # type: ignore[operator]
+            assert await data.get("user", id, as_of=100) == after, "what came from outside after its last row has none"
+        await data.connect("idle", idle)
+        await data.set("idle", "x", {"plan": "gold"})
+        await data.exec("idle", ["x"], id="x")
+        assert await data.get("idle", "x", as_of=1) == {"plan": "gold"}, "nor need it change it itself"
+
+
 async def welcome(name: str) -> str:
     await workflow.search().set(active="yes")
     return f"Welcome, {name}."

@@ -478,7 +478,9 @@ begin
     from hotmesh_engine.record_change c
     join hotmesh_engine.record r on r.entity_id = c.entity_id and r.id = c.id
    where c.entity_id = v_entity and c.id = v_id and not hotmesh_engine.lapsed(r.expires_at, r.follows, hotmesh.now())
-     and (c.at <= v_at or (v_at is null and c.run_id = r.follows and coalesce(c.seq, 0) <= v_seq));
+     and (c.at <= v_at or (v_at is null and c.run_id = r.follows and coalesce(c.seq, 0) <= v_seq)
+          or (v_seq >= 0 and c.run_id is distinct from r.follows
+              and c.at <= (select created_at from hotmesh_engine.run where run_id = r.follows)));   -- what it found there
   if v_version is null then return null; end if;
   return (
     select coalesce(jsonb_object_agg(f.key, f.value) filter (where not f.gone), '{}')
