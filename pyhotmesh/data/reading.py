@@ -41,7 +41,7 @@ class Reading(Spaces):
                 await cursor.execute(query.encode(), params, prepare=True)  # prepared: of several statements none runs
                 _check_names([column.name for column in cursor.description or ()])
                 return await cursor.fetchall() if cursor.description else []
-            except (psycopg.Error, UnicodeEncodeError) as error:
+            except (psycopg.Error, UnicodeEncodeError, TypeError) as error:  # the last: %s with a mapping, and the reverse
                 if _is_trouble(error):
                     raise
                 raise _refused(error) from error
@@ -71,7 +71,7 @@ def _refused(error: Exception) -> InvalidQuery:
         error = translate(error)
     elif state == "42P01" and "hotmesh_data." in str(error):
         hint = "create_search_index makes the view of an entity"
-    elif isinstance(error, psycopg.ProgrammingError) and "placeholder" in str(error):
+    elif isinstance(error, psycopg.ProgrammingError | TypeError) and "placeholder" in str(error):
         hint = "%s and %(name)s stand for parameters, %% for a percent sign"
     return InvalidQuery(f"the query was refused: {str(error).strip()}", hint=hint)
 

@@ -82,7 +82,7 @@ def encode(tree: Any) -> str:
     try:
         return documents.encode(tree).decode()
     except PayloadError as error:
-        raise InvalidQuery(f"the query holds what no record can: {error.message}") from error
+        raise InvalidQuery(f"the query holds what no record can: {error.message}", hint=error.hint) from error
 
 
 def sorting(sort: Any) -> tuple[str | None, bool]:

@@ -115,10 +115,13 @@ class Schema:
     def __post_init__(self) -> None:
         if not isinstance(self.index, str):
             raise InvalidQuery(f"index must be a name, not {self.index!r:.100}")
-        if isinstance(self.prefix, str) or not all(isinstance(p, str) for p in self.prefix):
-            raise InvalidQuery("prefix must be a list of names")
+        listed = isinstance(self.prefix, Sequence) and not isinstance(self.prefix, str)
+        if not listed or not all(isinstance(p, str) for p in self.prefix):
+            raise InvalidQuery(f"prefix must be a list of names, not {self.prefix!r:.100}")
         if not isinstance(self.fields, Mapping):
             raise InvalidQuery(f"fields must be {{name: Tag(), ...}}, not {self.fields!r:.100}")
+        if not isinstance(self.together, Sequence):
+            raise InvalidQuery(f"together must be a list of tuples of fields, not {self.together!r:.100}")
         object.__setattr__(self, "prefix", tuple(self.prefix) or (self.index,))
         object.__setattr__(self, "fields", {name: _field(name, given) for name, given in self.fields.items()})
         object.__setattr__(self, "together", tuple(dict.fromkeys(map(self._joined, self.together))))
@@ -146,6 +149,8 @@ class Schema:
             raise InvalidQuery(f"a schema is a Schema, or a dict with an index and fields, not {given!r:.100}")
         options = dict(given)
         if "schema" in options:
+            if "fields" in options:
+                raise InvalidQuery("a schema has fields, or `schema` for them, and this has both")
             options["fields"] = options.pop("schema")
         try:
             return cls(**options)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable
+from decimal import Decimal
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -61,6 +62,8 @@ CALLS: list[tuple[Callable[[MeshData], Awaitable[Any]], str]] = [
     (lambda d: d.sql("""select hotmesh.find('user', '[{"field": "active", "is": "="}]')"""), "not a condition"),
     (lambda d: d.sql("""select hotmesh.find('user', '{"all": false}')"""), "not a condition"),
     (lambda d: d.sql("""select hotmesh.find('user', '{"all": []}')"""), "not a condition"),
+    (lambda d: d.find_where("user", [leaf("active", "=", Decimal("1.5"))]), "a value of type Decimal (use text)"),
+    (lambda d: d.find_where("user", [leaf("active", "=", 2**70)]), "an integer of more than 64 bits (pass it as text)"),
     (lambda d: d.sql("select 1", "ab"), "params must be a list of values or a mapping of them by name, not 'ab'"),
     (lambda d: d.set("user", "jim", [1]), "fields: must be {name: value, ...}, not [1]"),
     (lambda d: d.hook("user", "jim", 5), "hook: must be a function with a name, or its name, not 5"),
@@ -72,6 +75,8 @@ CALLS: list[tuple[Callable[[MeshData], Awaitable[Any]], str]] = [
     (lambda d: d.aggregate("user", figures=["c"]), "figures must be {name: \"count\" or (function, field)}, not ['c']"),
     (lambda d: d.aggregate("user", figures={"s": ("sum",)}), "figure 's': sum needs a field"),
     (lambda d: d.aggregate("user", figures={"s": "avg"}), "figure 's': avg needs a field"),
+    (lambda d: d.sql("select %s", {"a": 1}), "positional placeholders (%s) require a sequence of parameters"),
+    (lambda d: d.sql("select %(a)s", [1]), "named placeholders require a mapping of parameters"),
     (lambda d: d.sql("select * from hotmesh_data.usr"), "(create_search_index makes the view of an entity)"),
     (lambda d: d.sql("select 1 where 'a' like 'a%'"), "%% for a percent sign)"),
     (lambda d: d.sql("selec 1"), 'the query was refused: syntax error at or near "selec"'),
@@ -105,6 +110,10 @@ def test_a_document_that_is_none_is_refused_in_workflow_code_too() -> None:
         ({"index": "u", "fields": ["a"]}, "fields must be {name: Tag(), ...}"),
         ({"index": "u", "prefix": "u"}, "prefix must be a list of names"),
         ({"index": "u", "fields": {5: Tag()}}, "the name of a field must be text, not 5"),
+        ({"index": "u", "prefix": 5}, "prefix must be a list of names"),
+        ({"index": "u", "prefix": None}, "prefix must be a list of names"),
+        ({"index": "u", "together": 5}, "together must be a list of tuples of fields, not 5"),
+        ({"index": "u", "fields": {}, "schema": {"a": Tag()}}, "a schema has fields, or `schema` for them, and this has both"),
         ({"index": 5}, "index must be a name, not 5"),
         (5, "a schema is a Schema, or a dict with an index and fields, not 5"),
         (
