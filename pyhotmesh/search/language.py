@@ -21,6 +21,7 @@ from ..errors import InvalidQuery
 from .query import Tree, open_ends
 from .schema import Boolean, Schema, Tag, Text
 
+# In its expressions no backslash stands before a double quote: Lark would take it away.
 GRAMMAR: Final = r"""
     start: "*" -> everything
          | union
@@ -46,7 +47,7 @@ GRAMMAR: Final = r"""
     MOMENT.3: /\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d:?\d\d)?)?/
     NUMBER.2: /[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?(?=[\s,\]|}]|$)/
     STRING: /"(\\.|[^"\\])*"/
-    WORD: /(\\.|[^\s\\"'(){}\[\]|@:,*~%-])(\\.|[^\s\\"'(){}\[\]|@:,*~%])*(\*(?![^\s"'(){}\[\]|@:,~%-]))?/
+    WORD: /(\\.|[^\s'"(){}\[\]|@:,*~%\\-])(\\.|[^\s'"(){}\[\]|@:,*~%\\])*(\*(?![^\s"'(){}\[\]|@:,~%-]))?/
     %ignore /\s+/
 """
 

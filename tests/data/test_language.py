@@ -122,6 +122,8 @@ async def test_texts_find_what_a_plain_filter_finds(dsn: str, conn: psycopg.Conn
         ("@a:{a*b}", "a * goes last, after the beginning of a word"),
         ("@b:ja*es", r"""character 6: '@b:ja*es' (a * goes last, after the beginning of a word; \* is the sign itself)"""),
         ("james*bond", "a * goes last, after the beginning of a word"),
+        ("jo\\", "the query cannot be read at character 3"),
+        ("@a:{x}\\", "the query cannot be read at character 7"),
         ("ja**", "a * goes last, after the beginning of a word"),
         ("@a:{x* y}", "in a tag, * may stand at the end only"),
         ("(" * 2500, "the query ends where something is missing"),
