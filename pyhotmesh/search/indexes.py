@@ -39,13 +39,14 @@ class IndexReport:
 
 
 async def create(dsn: str, namespace: str, entity: str, schema: Schema) -> IndexReport:
-    """See ``MeshData.create_search_index``. Begins again if the connection is lost, for 30 s."""
+    """See ``MeshData.create_search_index``. Begins again if the connection is lost, for 30 s; not if somebody cancels it."""
     deadline = time.monotonic() + _RETRY_FOR
     while True:
         try:
             return await _create(dsn, namespace, entity, schema)
         except (psycopg.Error, OSError) as error:
-            if isinstance(error, psycopg.Error) and not is_connection_trouble(error):
+            cancelled = isinstance(error, psycopg.errors.QueryCanceled)  # by a person, whom it is in the way
+            if isinstance(error, psycopg.Error) and (cancelled or not is_connection_trouble(error)):
                 raise translate(error) from error
             if time.monotonic() > deadline:
                 raise NotConnected(f"the database cannot be reached: {str(error).strip()}") from error

@@ -95,6 +95,22 @@ async def test_what_an_attempt_that_died_left_over_is_repaired(dsn: str, conn: p
     await data.close()
 
 
+async def test_a_build_that_somebody_cancels_is_not_begun_again(dsn: str, conn: psycopg.Connection[Any]) -> None:
+    async with MeshData(dsn, Schema("thing", fields={"tag": {"type": "TAG"}})) as data:
+        await data.set("thing", "one", {"tag": "a"})
+        with psycopg.connect(dsn) as older:  # a transaction for which a concurrent build has to wait
+            older.execute("set transaction isolation level repeatable read")
+            older.execute("select 1")
+            building = asyncio.create_task(data.create_search_index("thing"))
+            waits = "select pid from pg_stat_activity where query like 'create index%' and wait_event_type = 'Lock'"
+            await until(lambda: conn.execute(waits.encode()).fetchone())
+            conn.execute(f"select pg_cancel_backend(({waits}))".encode())
+            with pytest.raises(psycopg.errors.QueryCanceled, match="user request"):
+                await asyncio.wait_for(building, 10)
+        assert list(indexes(conn).values()) == [False]
+        assert len((await data.create_search_index("thing")).repaired) == 1
+
+
 async def test_a_changed_schema_adds_what_is_new_and_says_what_it_would_drop(dsn: str, conn: psycopg.Connection[Any]) -> None:
     def server(**fields: str) -> MeshData:
         return MeshData(dsn, Schema("thing", fields={name: {"type": kind} for name, kind in fields.items()}))
