@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pyhotmesh import InvalidQuery, MeshData, Schema, Tag, Text
+from pyhotmesh import InvalidQuery, MeshData, Numeric, Schema, Tag, Text
 from tests.data.plain import RECORDS, SCHEMA, VALUES, figures, fits, key, leaf, put
 
 
@@ -147,6 +147,39 @@ async def test_groups_are_what_a_comparison_finds_and_those_left_out_are_said(ds
         assert [row["words"][-1] for row in first] == ["a", "b"] and first.more
         assert not (await data.aggregate("thing", by=["words"], size=3)).more
         assert (await data.aggregate("thing", by=["words"], size=0)).more
+
+
+async def test_fields_and_figures_may_be_called_what_the_engine_calls_its_own(dsn: str) -> None:
+    own = [
+        "x",
+        "data",
+        "id",
+        "entity_id",
+        "expires_at",
+        "follows",
+        "run_id",
+        "closed_at",
+        "o",
+        "f",
+        "r",
+        "select",
+        "count",
+        "key",
+    ]
+    async with MeshData(dsn, Schema("thing", fields={name: Numeric() for name in own})) as data:
+        await data.create_search_index("thing")
+        for i in range(3):
+            await data.set("thing", f"{i}", dict.fromkeys(own, i))
+        for name in own:
+            found = await data.find_where("thing", [leaf(name, ">", 0)], sort=f"-{name}", fields=[name], size=1)
+            found += await data.find_where("thing", [leaf(name, ">", 0)], sort=f"-{name}", fields=[name], after=found.next)
+            assert [(r.id, r[name]) for r in found] == [("2", 2), ("1", 1)], name
+            assert await data.aggregate("thing", by=[name], figures={"n": "count"}, size=1) == [{name: 0, "n": 1}], name
+            assert await data.aggregate("thing", figures={name: ("sum", name)}) == [{name: 3}], name
+            (row,) = await data.sql(
+                f'select record_id, record_expires_at, "{name}" as value from hotmesh_data.thing where "{name}" = 2'
+            )
+            assert row == {"record_id": "2", "record_expires_at": None, "value": 2}, name
 
 
 async def test_a_figure_that_no_number_can_hold_is_named(dsn: str) -> None:

@@ -468,7 +468,7 @@ begin
   if cardinality(p_groups) > 0 then
     v_sql := v_sql || (select format(' group by %1$s order by %1$s', string_agg(i::text, ', ')) from generate_subscripts(p_groups, 1) i);
   end if;
-  return query execute format('select row_to_json(x)::text from (%s limit $3) x', v_sql) using v_where.r_query, v_now, p_size + 1;
+  return query execute format('select row_to_json(x.*)::text from (%s limit $3) x', v_sql) using v_where.r_query, v_now, p_size + 1;
 end $$;
 
 -- For people: `select * from hotmesh.find('user', '[{"field": "active", "is": "=", "value": "yes"}]')`.
