@@ -8,6 +8,8 @@
 -- A query is JSON: {"field", "is", "value"}, {"and": [...]}, {"or": [...]}, {"not": ...}, {"all": true},
 -- or an array, which is an `and`. Field and value go through the same conversion (indexes.sql), so a query
 -- compares what an index holds. Of a field without a value no comparison holds, and every negation does.
+-- Words that the language of a field leaves out (`the`) say nothing, as within a phrase: beside others they are
+-- ignored, and alone they find nothing.
 --
 -- PL/pgSQL prepares each expression anew in each transaction that comes to it, all of it, at 2 to 5 µs: that, not what
 -- is computed, is the time that these functions take. Hence branches for what differs, and few steps in each.
@@ -16,7 +18,7 @@
 
 -- ------------------------------------------------------------------------------- conditions --
 
--- The SQL of a query, which lies at p_path in the whole: '' or steps that end with a comma.
+-- The SQL of a query, which lies at p_path in the whole: '' or steps that end with a comma. Null if it says nothing.
 create or replace function hotmesh_engine.condition(p_entity int, p_query jsonb, p_path text, p_depth int) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare
@@ -38,7 +40,7 @@ begin
     if p_query - v_word <> '{}' or (v_word = 'all' and v_inner <> 'true') then
       v_word := null;
     elsif v_word = 'not' then
-      return '((' || hotmesh_engine.condition(p_entity, v_inner, v_path, p_depth + 1) || ') is not true)';
+      return '((' || coalesce(hotmesh_engine.condition(p_entity, v_inner, v_path, p_depth + 1), 'false') || ') is not true)';
     elsif v_word = 'all' then
       return 'true';
     end if;
@@ -48,9 +50,10 @@ begin
       'A condition is {"field", "is", "value"} (null: has no value), {"and": [...]}, {"or": [...]}, {"not": ...} or {"all": true}.');
   end if;
   for i in 0 .. jsonb_array_length(v_inner) - 1 loop
-    v_sql := concat(v_sql || ' ' || v_word || ' ', '(', hotmesh_engine.condition(p_entity, v_inner -> i, v_path || i || ',', p_depth + 1), ')');
+    v_sql := nullif(concat_ws(' ' || v_word || ' ', v_sql,
+      '(' || hotmesh_engine.condition(p_entity, v_inner -> i, v_path || i || ',', p_depth + 1) || ')'), '');
   end loop;
-  return coalesce(v_sql, case v_word when 'and' then 'true' else 'false' end);
+  return coalesce(v_sql, case when v_inner = '[]' then case v_word when 'and' then 'true' else 'false' end end);
 end $$;
 
 create or replace function hotmesh_engine.field_of(p_entity int, p_name text) returns hotmesh_engine.entity_field
@@ -133,7 +136,7 @@ begin
     - (select max(p) from unnest(to_tsvector(p_config, v_before)) u, unnest(u.positions) p), 0));
 end $$;
 
--- A comparison, whose value lies at p_path.
+-- A comparison, whose value lies at p_path. Null if it says nothing.
 create or replace function hotmesh_engine.comparison(p_entity int, p_query jsonb, p_path text) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare
@@ -187,6 +190,8 @@ begin
       perform hotmesh_engine.invalid_query(format('field %s: %s needs a text of 1 to 1,000 bytes', v_field.name, v_is));
     elsif v_field.type = 'TAG' then
       return format('%s ^@ ($1 #>> ''{%s}'')', v_key, p_path);
+    elsif v_is = 'match' and numnode(phraseto_tsquery(('pg_catalog.' || v_field.config)::regconfig, v_value #>> '{}')) = 0 then
+      return null;
     end if;
     return format(case v_is when 'match' then '%s @@ phraseto_tsquery(%L::regconfig, $1 #>> ''{%s}'')'
                             else '%s @@ hotmesh_engine.prefix_query(%L::regconfig, $1 #>> ''{%s}'')' end,
@@ -259,7 +264,7 @@ begin
   end if;
   r_sql := 'entity_id = ' || r_entity || ' and expires_at > $2'
     || case when v_lapsed then ' and ' || hotmesh_engine.kept_sql('$2') else '' end
-    || ' and (' || hotmesh_engine.condition(r_entity, r_query, '', 1) || ')';
+    || ' and (' || coalesce(hotmesh_engine.condition(r_entity, r_query, '', 1), 'false') || ')';
 end $$;
 
 -- The statements of a search. $1 the query, $2 now, $3 fields, $4 limit, $5 offset, $6 where to go on.

@@ -35,9 +35,10 @@ class Searching(Spaces):
 
         A condition is ``{"field", "is", "value"}``: ``=``, ``!=``, ``in`` (a list), ``<``, ``<=``, ``>``, ``>=``, a
         range ``[]``, ``[)``, ``(]``, ``()`` of ``[from, to]`` (None or an infinite float: open), ``prefix`` (of a tag, or of
-        words), ``match`` (words); or ``{"and": [...]}``, ``{"or": [...]}``, ``{"not": ...}``. A field without a value equals
-        None, fits no other comparison, and every negation; sorted by, such records come last. What its type cannot
-        hold (``"abc"`` in a ``Numeric``) is no value either, but is not null: ``= None`` does not find it.
+        words), ``match`` (words that follow one another; those that the field's language leaves out, such as "the", say
+        nothing); or ``{"and": [...]}``, ``{"or": [...]}``, ``{"not": ...}``. A field without a value equals None, fits no
+        other comparison, and every negation; sorted by, such records come last. What its type cannot hold (``"abc"`` in a
+        ``Numeric``) is no value either, but is not null: ``= None`` does not find it.
 
         ``start`` skips records (100,000 at most); long lists go on with ``after=page.next``, at the same cost
         for every page (of one ``sort``). ``size``: 10,000 at most. ``fields``: only those. ``InvalidQuery`` says what is wrong.

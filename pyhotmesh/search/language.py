@@ -5,7 +5,8 @@
 Parts side by side all have to hold, and bind more tightly than ``|``; ``-`` negates what follows. In braces
 stand tags (``{jo*}``: their beginning), in brackets a range (``(``: without the bound itself), after a text
 field words, of which all must occur; in quotes they follow one another; ``*`` at the end is a beginning.
-Words without a field are looked for in every text field. A backslash takes the next character as it is.
+Words without a field are looked for in every text field; those that a field's language leaves out (``the``) say
+nothing. A backslash takes the next character as it is.
 """
 
 from __future__ import annotations

@@ -246,6 +246,22 @@ async def test_words_are_found_by_their_stems_in_their_language_or_as_they_are(d
         ]  # fmt: skip
 
 
+async def test_words_that_a_language_leaves_out_say_nothing_beside_others(dsn: str) -> None:
+    async with MeshData(dsn, Schema("text", fields={"en": Text(), "plain": Text(nostem=True), "tag": Tag()})) as data:
+        await data.create_search_index("text")
+        await data.set("text", "one", {"en": "The state of the art", "tag": "a"})
+        await data.set("text", "two", {"plain": "rock roll", "tag": "a"})
+        for query, found in (
+            ("@en:(the art)", "one"), ("@en:the @en:art", "one"), ("@en:the @tag:{a}", "one two"),
+            ("@en:(of the) @en:art", "one"), ("@en:(the | art)", "one"), ("-@en:(the art)", "two"),
+            ("@plain:(rock & roll)", "two"), ("@plain:(rock of roll)", ""),
+            ("@en:the", ""), ("@en:(of the)", ""), ("@en:(of | the)", ""), ("-@en:the", "one two"), ("@en:(the roll)", ""),
+        ):  # fmt: skip
+            assert [r.id for r in await data.find("text", query)] == found.split(), query
+            assert await data.count("text", query) == len(found.split()), query
+        assert await data.find_where("text", [leaf("en", "match", "the"), leaf("tag", "=", "b")]) == []
+
+
 async def test_a_begun_word_is_no_stop_word_and_has_no_ending(dsn: str, conn: psycopg.Connection[Any]) -> None:
     schema = Schema("text", fields={"en": Text(), "de": Text(language="german"), "plain": Text(nostem=True)})
     async with MeshData(dsn, schema) as data:
