@@ -289,8 +289,8 @@ begin
   perform hotmesh_engine.check_name('record id', p_id);
   if p_idempotency_key is not null then
     perform hotmesh_engine.check_name('idempotency key', p_idempotency_key);
-    insert into hotmesh_engine.request (namespace_id, request_id, expires_at)
-    values (v_ns, p_idempotency_key, v_now + interval '7 days') on conflict do nothing;
+    insert into hotmesh_engine.request (namespace_id, request_id, expires_at)   -- of this record; the bare key is a signal's
+    values (v_ns, format('%s %s %s', v_entity, md5(p_id), p_idempotency_key), v_now + interval '7 days') on conflict do nothing;
     if not found then
       return (select (data -> (p_args ->> 0))::text from hotmesh_engine.record where entity_id = v_entity and id = p_id);
     end if;

@@ -37,7 +37,7 @@ class Executing(Spaces):
         ``search={"data": {...}}`` is written in the same transaction as the start: the new record's beginning, or set in
         the one that is there (of a run that failed, or made by ``set``), which is this workflow's from now on.
         ``ttl``: how long after its end the workflow is kept, and its record with it; ``"infinity"``, or 7 days
-        without it.
+        without it. Both count for the call that starts it; one that joins it, or finds its result, changes neither.
 
         ``RecordError``: the data do not fit into a record, and nothing has started.
         Raises ``WorkflowFailed`` and the others of ``Handle.result``; ``TimeoutError``: it goes on.

@@ -72,7 +72,7 @@ class Records(Spaces):
     ) -> Any:
         """Adds to a number of a record, in exact decimals; the new value, beyond 64 bits as a float (in SQL it is exact).
         ``RecordError``: there is no record, or the field is no number. With ``idempotency_key`` a second call of that
-        key changes nothing; without it, a reply that was lost raises ``OutcomeUnknown``."""
+        key for this record changes nothing, for 7 days; without it, a reply that was lost raises ``OutcomeUnknown``."""
         args = [documents.field_name(field), documents.number(by)]
         if idempotency_key is not None:
             payloads.check_name(idempotency_key, "idempotency_key")

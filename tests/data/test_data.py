@@ -227,6 +227,15 @@ async def test_changes_from_outside_and_what_a_record_was(dsn: str, conn: psycop
         assert found == [("x",)]
 
 
+async def test_a_key_of_one_call_keeps_no_other_from_counting(dsn: str) -> None:
+    async with serving(dsn) as data:
+        key = "order 7 " + "x" * 992
+        await data.signal("paid", 1, idempotency_key=key)
+        for entity, id in (("user", "a"), ("user", "b"), ("shop", "a")):
+            await data.set(entity, id, {"orders": 1})
+            assert [await data.incr(entity, id, "orders", idempotency_key=key) for _ in range(2)] == [2, 2], (entity, id)
+
+
 async def test_a_record_that_was_there_before_its_run_is_there_at_the_first_rows_of_its_journal(dsn: str) -> None:
     async with serving(dsn) as data:
         await data.connect("user", user)
