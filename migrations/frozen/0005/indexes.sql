@@ -7,8 +7,7 @@
 -- converted, has no value.
 --
 -- Conversions are immutable and give null where they cannot convert: an index that raised would make
--- the write fail. They are SQL with a parsed body, which no search_path changes and which is inlined,
--- or PL/pgSQL with a path of their own.
+-- the write fail. They are SQL with a parsed body, which no search_path changes, or PL/pgSQL with a path of their own.
 --
 -- Names (field, entity) match a pattern before they are taken, and format() quotes them.
 --
@@ -23,38 +22,39 @@ create or replace function hotmesh_engine.scalar(p_value jsonb) returns text
 language sql immutable parallel safe
 return case when jsonb_typeof(p_value) in ('string', 'number', 'boolean') then p_value #>> '{}' end;
 
--- A tag: such a text of at most 1,000 bytes, which every btree can hold. Written out, as each function that is
--- inlined is read from the catalog with each statement that is planned (scalar, twice: a fifth of the planning).
+-- A tag: such a text of at most 1,000 bytes, which every btree can hold. Not for SQL: what is inlined is read from the
+-- catalog and worked into each statement anew, which took more than half of its planning, and a call reads the value
+-- once. `cost` tells the planner what a call takes, as with `number` and `instant`.
 create or replace function hotmesh_engine.tag(p_value jsonb) returns text
-language sql immutable parallel safe
-return case when jsonb_typeof(p_value) in ('string', 'number', 'boolean') and octet_length(p_value #>> '{}') <= 1000
-  then p_value #>> '{}' end;
+language plpgsql immutable parallel safe cost 30 set search_path = pg_catalog, pg_temp as $$
+declare
+  v_text text := p_value #>> '{}';
+begin
+  if octet_length(v_text) <= 1000 and (not (v_text like '{%' or v_text like '[%') or jsonb_typeof(p_value) = 'string') then
+    return v_text;
+  end if;
+  return null;
+end $$;
 
--- What is none of the plain numbers that `number` takes itself.
-create or replace function hotmesh_engine.odd_number(p_value jsonb) returns numeric
-language plpgsql immutable parallel safe set search_path = pg_catalog, pg_temp as $$
+-- A number, or a text that is one: within what a double can hold, to 340 decimal places. Nearly all are of the first kind.
+create or replace function hotmesh_engine.number(p_value jsonb) returns numeric
+language plpgsql immutable parallel safe cost 30 set search_path = pg_catalog, pg_temp as $$
 declare
   v_number numeric;
 begin
-  case jsonb_typeof(p_value)
-  when 'number' then
+  if jsonb_typeof(p_value) = 'number' then
     v_number := p_value::numeric;
-  when 'string' then
-    if length(p_value #>> '{}') > 600 or p_value #>> '{}' !~ '^-?[0-9]+([.][0-9]+)?$' then return null; end if;
+    if abs(v_number) < 1e15 and scale(v_number) <= 340 then
+      return v_number;
+    end if;
+  elsif jsonb_typeof(p_value) = 'string' and length(p_value #>> '{}') <= 600 and p_value #>> '{}' ~ '^-?[0-9]+([.][0-9]+)?$' then
     v_number := (p_value #>> '{}')::numeric;
   else
     return null;
-  end case;
+  end if;
   if abs(v_number) > 1.797e308 then return null; end if;
   return case when scale(v_number) > 340 then round(v_number, 340) else v_number end;
 end $$;
-
--- A number, or a text that is one: within what a double can hold, to 340 decimal places. Inlined for nearly
--- all that there are: a filter looks at a thousand records to find a hundred.
-create or replace function hotmesh_engine.number(p_value jsonb) returns numeric
-language sql immutable parallel safe
-return case when case when jsonb_typeof(p_value) = 'number' then abs(p_value::numeric) < 1e15 and scale(p_value::numeric) <= 340 end
-  then p_value::numeric else hotmesh_engine.odd_number(p_value) end;
 
 create or replace function hotmesh_engine.bool(p_value jsonb) returns boolean
 language sql immutable parallel safe
@@ -118,7 +118,7 @@ end $$;
 -- so for each record that it returns. The text has its shape, and each byte that has to be a digit is one, of a time that
 -- there is: nothing that is cast here can fail. (To look pieces of the text up in lists took one and a half times as long for
 -- all of this, as did `translate`; a pattern, three times.) A letter of several bytes is none of these digits, so that the
--- bytes are where the shape says. `cost` tells the planner. Of its owner's rights, as it asks another by name: who may read
+-- bytes are where the shape says. Of its owner's rights, as it asks another by name: who may read
 -- a view may not use this schema.
 create or replace function hotmesh_engine.instant(p_value jsonb) returns timestamptz
 language plpgsql immutable parallel safe security definer cost 200 set search_path = pg_catalog, pg_temp as $$
