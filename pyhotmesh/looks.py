@@ -8,6 +8,8 @@ how long it has been idle: one that always has a little to do would else leave o
 from __future__ import annotations
 
 import random
+from collections import deque
+from datetime import UTC, datetime, timedelta
 
 POLL = 1.0
 POLL_DEAF = 0.1  # without a listener
@@ -15,6 +17,8 @@ LOOKS = (0.005, 0.02, 0.08, 0.32)  # after the flag went up with a turn that loo
 UNLOOKED = 0.02  # after it went up with a turn that did not look; what is made next goes first, and may take the look along
 SOON = 0.001  # the first look, in crowded times: a look has found something within the last second
 CROWDED = 1.0
+ALL = 5.0  # a look at all that is due is made so often
+LATE = 10.0  # and what was there that long before a look is left to it by the others
 
 
 class Looks:
@@ -44,3 +48,40 @@ class Looks:
         # Not all at once those whom one event has woken, and not in step with whoever sends at a fixed pace: what a
         # worker is told of while it looks waits for that (signal -> result 100 ms after the start: 1.07 times as long).
         self.at = now + pause * random.uniform(0.75, 1.25)
+
+
+class Floor:
+    """From where on to look for due runs: what lies below was taken, or is an index entry that is dead and cannot be
+    removed yet, as somebody pins the horizon.
+
+    A look that took all that was due shows that of what is there; one that took as many as it might shows nothing, and
+    for as long as it leaves some the floor stays where it is. Some turn up below it later: due when their transaction
+    began, seen when that commits; held, and given back. So there is a look without it again and again, until one has
+    taken all.
+    """
+
+    def __init__(self) -> None:
+        self._taken: deque[tuple[float, int]] = deque()  # looks that took all: monotonic, and the engine's time
+        self._all_at = float("-inf")  # monotonic: of the last one without a floor
+
+    def at(self, now: float) -> datetime | None:
+        """For a look that is made now; None: look at all that is due."""
+        taken = self._taken
+        while len(taken) > 1 and now - taken[1][0] > LATE:
+            taken.popleft()
+        if now - self._all_at > ALL or not taken or now - taken[0][0] <= LATE:
+            return None
+        return datetime.fromtimestamp(taken[0][1] / 1e6, UTC) - timedelta(seconds=1)
+
+    def took_all(self, now: float, at: int, floor: datetime | None) -> None:
+        """A look from ``floor`` on, answered at ``at`` of the engine's clock, left nothing that it could see."""
+        if floor is None:
+            self._all_at = now
+        if self._taken and at < self._taken[-1][1]:
+            self._taken.clear()  # the clock has stepped back
+        if not self._taken or now - self._taken[-1][0] > 1.0:
+            self._taken.append((now, at))
+
+    def forget(self) -> None:
+        """Somebody else's rows are wanted as well, of which nothing was seen."""
+        self._taken.clear()

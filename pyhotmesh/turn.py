@@ -22,9 +22,7 @@ import asyncio
 import logging
 import random
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psycopg
@@ -36,7 +34,7 @@ from .engine import Capacity, TaskEnd, micros
 from .feeding import Feeder
 from .held import Held
 from .line import Line, Rows
-from .looks import SOON, UNLOOKED, Looks
+from .looks import SOON, UNLOOKED, Floor, Looks
 from .recovery import FAULTS, LeaseEnded, Recovery, first_line
 from .runs import KEEP, PARK, Parcel
 from .sealing import Sealer
@@ -47,6 +45,7 @@ log = logging.getLogger("pyhotmesh.worker")
 CLAIM = 250  # runs per turn: the next batch is fetched while this one begins
 STAYED = 0.001  # seconds until what stayed, as somebody held a lock for a commit, is routed again; doubled each time
 FEW = 8  # runs with something to say at one time, beyond which a worker is busy
+NOTHING = Capacity((), 0, 0, 0, None, None, None)
 
 
 class TurnLoop:
@@ -95,14 +94,15 @@ class TurnLoop:
         self._stayed_delay = STAYED
         self._after = 0
         self._next_due = float("inf")  # monotonic: something that is not held comes due
-        self._floor_seen: deque[tuple[float, int]] = deque()
-        self._full_claim = 0.0
+        self._floor = Floor()
+        self._capable = NOTHING  # of the turn that was sent last
         self._coming = 0  # rows of an answer that is not fed yet: runs and tasks at most
         self.turned_at = time.monotonic()  # for the heartbeat: the loop is alive
 
     def serve(self, queues: dict[int, str]) -> None:
         """More queues, that the engine knows already."""
         self.held.queues.update(queues)
+        self._floor.forget()
         self._serves_calls = any(name.startswith(PREFIX) for name in self.held.queues.values())
         self._told = None
         self.held.wake()
@@ -212,7 +212,7 @@ class TurnLoop:
                     found = True
                 else:
                     self._asleep = turn[3]
-                    self._head(rows)
+                    self._head(rows, self._capable)
                     if (held.dirty or self._more) and not self._recovery.given_up:
                         following = self._prepare(asleep=False, busy=self._coming > 0 or self._more or len(held.dirty) > FEW)
                         sending = held.loop.create_task(self._send(*following))
@@ -265,33 +265,18 @@ class TurnLoop:
             0 if careful else max(0, min(CLAIM, free)),
             0 if careful or not held.claiming else max(0, self.work.executor.free - coming),
             max(0, held.suspects_allowed - held.suspects - coming),
-            self._due_floor(),
+            self._floor.at(time.monotonic()),
             None if careful else self._after,
             asleep if news else None,
         )
-
-    def _due_floor(self) -> datetime | None:
-        """From where on to look for due runs: what was due 10 s ago was claimed or is a dead index entry.
-        Every 5 s none, since ids commit out of order."""
-        now = time.monotonic()
-        if now - self._full_claim > 5.0:
-            self._full_claim = now
-            return None
-        seen = self._floor_seen
-        if not self.held.knows_time or now == self._full_claim:
-            return None
-        while len(seen) > 1 and now - seen[1][0] > 10.0:
-            seen.popleft()
-        if not seen or now - seen[0][0] <= 10.0:
-            return None
-        return datetime.fromtimestamp(seen[0][1] / 1e6, UTC) - timedelta(seconds=1)
 
     async def _send(self, parcels: list[Parcel], ends: list[TaskEnd], closed: list[int], asleep: bool) -> Rows | None:
         """The call, with all that can go wrong with it. None: nothing to feed (see recovery)."""
         delay = 0.05
         while True:
             try:
-                return await self._line.turn(self._capacity(asleep), closed, parcels, ends)
+                self._capable = self._capacity(asleep)
+                return await self._line.turn(self._capable, closed, parcels, ends)
             except (psycopg.Error, OSError) as error:
                 state = getattr(error, "sqlstate", None)
                 if state == "HM004":
@@ -309,7 +294,7 @@ class TurnLoop:
                 await asyncio.sleep(delay * random.uniform(0.5, 1.0))
                 delay = min(delay * 2, 5.0)
 
-    def _head(self, rows: Rows) -> None:
+    def _head(self, rows: Rows, asked: Capacity) -> None:
         """What an answer says of the engine; before the rest is fed, as the next turn may depend on it."""
         _, after, _, due_in, stayed, more, untold, epoch = next(row[:8] for row in rows if row[0] == engine.HEAD)
         self._untold = bool(untold)
@@ -317,8 +302,8 @@ class TurnLoop:
         at = micros(epoch)
         now = time.monotonic()
         self.held.told(at)
-        if not self._floor_seen or now - self._floor_seen[-1][0] > 1.0:
-            self._floor_seen.append((now, at))
+        if asked.runs and not (more and sum(row[0] == engine.LEASED for row in rows) >= asked.runs):
+            self._floor.took_all(now, at, asked.due_floor)
         self._after = after
         self._more = (more and self.held.claiming) or after > 0
         if stayed != self._stayed or not stayed:
@@ -328,7 +313,7 @@ class TurnLoop:
             self._next_due = now + due_in / 1000 if due_in is not None else float("inf")
 
     async def _feed(self, rows: Rows, parcels: list[Parcel]) -> None:
-        self._head(rows)
+        self._head(rows, NOTHING)
         self._coming = 0
         await self.feeder.callback(self.feeder.answer, rows, parcels)
 
