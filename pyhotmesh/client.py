@@ -132,7 +132,7 @@ class Client:
 
     async def _repeated(self, call: Callable[[Any, bool], Awaitable[T]], *, safe: bool = True) -> T:
         """One call over a connection of the pool. ``safe``: it may be repeated after a lost reply, and is told."""
-        deadline = time.monotonic() + RETRY_FOR
+        deadline = float("inf")
         delay = 0.05
         self._check_open()
         lost = False
@@ -150,6 +150,7 @@ class Client:
             except (psycopg.Error, OSError) as error:
                 if not sent:
                     self._check_open()
+                deadline = min(deadline, time.monotonic() + RETRY_FOR)  # from now on: an answer may be waited for for long
                 if isinstance(error, psycopg.Error) and not is_connection_trouble(error):
                     if error.sqlstate in IN_THE_WAY and time.monotonic() < deadline:
                         await asyncio.sleep(delay)

@@ -3,7 +3,8 @@
 Every engine connection decides for itself what a role or database may have set otherwise:
 isolation (functions that match messages with receivers need READ COMMITTED), timeouts, and a
 ``synchronous_commit`` that is at least ``on``. A connection that died half open is noticed within
-seconds on both sides; the server would otherwise keep its locks for hours.
+seconds on both sides; the server would otherwise keep its locks for hours. One that carries nothing although
+both ends are there, as of a proxy that hangs, is given up after a minute (``direct.ANSWER``).
 
 Plans must not hang on statistics: the tables are empty one minute and hold a million rows the next, and
 what is right is always the index. Hence generic plans (a custom one for each call cost 1.0 of the 1.3 ms
@@ -30,6 +31,8 @@ log = logging.getLogger("pyhotmesh")
 
 STATEMENT_TIMEOUT = "30s"
 LOCK_TIMEOUT = "10s"
+PROBE_EVERY = 15.0  # seconds between two questions whether a quiet connection is there at all
+PROBE = 5.0  # that one waits for the answer
 
 _SETTINGS = """
 select set_config('default_transaction_isolation', 'read committed', false),
@@ -226,7 +229,7 @@ class Listener:
         """Hands on notifications until the connection breaks.
 
         A reader callback, not psycopg's generator: between a notification and its hearer stand 20 µs
-        instead of 120. Every 15 s a probe, since a half-open connection looks like a quiet one.
+        instead of 120. Now and then a probe, since a half-open connection looks like a quiet one.
         """
         loop = asyncio.get_running_loop()
         socket, broken = conn.fileno(), loop.create_future()
@@ -246,7 +249,7 @@ class Listener:
         while not conn.closed:
             loop.add_reader(socket, readable)
             try:
-                async with asyncio.timeout(15.0):
+                async with asyncio.timeout(PROBE_EVERY):
                     await asyncio.shield(broken)
             except asyncio.TimeoutError:
                 if broken.done():
@@ -254,8 +257,9 @@ class Listener:
             finally:
                 if not conn.closed:
                     loop.remove_reader(socket)
-            async with asyncio.timeout(5.0):
-                await conn.execute("select 1")
+            async with asyncio.timeout(PROBE):
+                await direct.fetch(conn, "", ())  # psycopg's own would first ask the server to cancel it, and wait
+            readable()  # what came with the answer
 
     async def close(self) -> None:
         if self._task is not None:

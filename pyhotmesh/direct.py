@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import weakref
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
@@ -17,6 +18,10 @@ import psycopg
 from psycopg import AsyncConnection, pq
 from psycopg.adapt import PyFormat, Transformer
 from psycopg.errors import error_from_result
+
+# Seconds within which there is an answer, or there will be none: the server gives a statement up after 30 (see
+# connection.py), and tells. If what lies between hangs it cannot, and keepalives are answered all the same.
+ANSWER = 35.0
 
 _FORMATS = {"%b": PyFormat.BINARY, "%s": PyFormat.AUTO}
 
@@ -39,6 +44,7 @@ async def fetch(conn: AsyncConnection[Any], query: str, params: Sequence[Any]) -
     transformer = conn.__dict__.get("_hotmesh_transformer")  # it knows how to dump and load what it has met
     if transformer is None:
         transformer = conn.__dict__["_hotmesh_transformer"] = Transformer(conn)
+        _watch_over(asyncio.get_running_loop(), weakref.ref(conn), None)
     async with conn.lock:
         pgconn = conn.pgconn
         if pgconn.status != pq.ConnStatus.OK:
@@ -68,13 +74,28 @@ async def fetch(conn: AsyncConnection[Any], query: str, params: Sequence[Any]) -
     return rows
 
 
-def abandon(conn: AsyncConnection[Any]) -> None:
+def abandon(conn: AsyncConnection[Any], why: str = "the connection was given up") -> None:
     """Ends a connection on which a statement may be running: who waits for that gets an error, as if the server had gone."""
     waiting = conn.__dict__.get("_hotmesh_waiting")
     if waiting is not None and not waiting.done():
-        waiting.set_exception(psycopg.OperationalError("the connection was given up"))
+        waiting.set_exception(psycopg.OperationalError(why))
     else:
         conn.pgconn.finish()
+
+
+def _watch_over(
+    loop: asyncio.AbstractEventLoop, ref: weakref.ref[AsyncConnection[Any]], before: asyncio.Future[Any] | None
+) -> None:
+    """Gives a connection up whose statement was waiting at the look before already. A timer for each connection, as one
+    for each statement would cost every one of them."""
+    conn = ref()
+    if conn is None or conn.closed:
+        return
+    waiting: asyncio.Future[Any] | None = conn.__dict__.get("_hotmesh_waiting")
+    if waiting is not None and waiting is before and not waiting.done():
+        abandon(conn, f"there is no answer since {ANSWER:g} s")
+    else:
+        loop.call_later(ANSWER, _watch_over, loop, ref, waiting)
 
 
 def watch_on(loop: asyncio.AbstractEventLoop, socket: int, callback: Callable[[], None]) -> None:

@@ -9,8 +9,11 @@ Duties (sweep, deadlines, schedules, retention) are short transactions that any 
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import random
+import socket
 import sys
 import threading
 import time
@@ -22,6 +25,7 @@ import psycopg
 
 from . import engine
 from .connection import connect_sync, is_connection_trouble
+from .direct import ANSWER
 from .wire import Int4s, Int8s, Jsons
 
 log = logging.getLogger("pyhotmesh.worker")
@@ -78,6 +82,7 @@ class Heartbeat(threading.Thread):
         self._soon = float("inf")  # monotonic: an activity's sign of life is to be sent by then
         self._look = False  # a schedule may have become due
         self._looked = 0.0  # monotonic
+        self._doing: tuple[psycopg.Connection[Any], float] | None = None  # a duty: on which connection, since when
 
     def stop(self) -> None:
         self._stopped.set()
@@ -88,6 +93,13 @@ class Heartbeat(threading.Thread):
         if at < self._soon:
             self._soon = at
             self._woken.set()
+
+    def cut_if_stuck(self) -> None:
+        """Ends a connection over which no answer comes; nothing but its socket can be reached from another thread."""
+        doing = self._doing
+        if doing is not None and time.monotonic() - doing[1] > ANSWER:
+            with contextlib.suppress(psycopg.Error, OSError), socket.socket(fileno=os.dup(doing[0].fileno())) as theirs:
+                theirs.shutdown(socket.SHUT_RDWR)
 
     def look_at_schedules(self) -> None:
         """Something has changed that may have made a schedule due earlier. From any thread."""
@@ -139,6 +151,7 @@ class Heartbeat(threading.Thread):
     def _do(self, duty: Duty, conn: psycopg.Connection[Any]) -> float | None:
         """One duty; seconds until it is wanted again, if it knows. What it fails on is said once, and keeps none
         of the others waiting."""
+        self._doing = conn, time.monotonic()
         try:
             return duty(conn)
         except psycopg.Error as error:
@@ -148,6 +161,8 @@ class Heartbeat(threading.Thread):
                 self._said.add(str(error))
                 log.warning("%s failed: %s", duty.__name__.strip("_"), error)
             return None
+        finally:
+            self._doing = None
 
     def _beat(self, conn: psycopg.Connection[Any]) -> None:
         silent = time.monotonic() - self._turned_at()

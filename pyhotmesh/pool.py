@@ -7,9 +7,18 @@ from typing import Any
 
 from psycopg_pool import AsyncConnectionPool
 
-from .connection import configure
+from . import direct
+from .connection import PROBE, configure
 
 CONNECT_FOR = 5.0  # seconds that one attempt waits for a connection
+
+
+class _Connections(AsyncConnectionPool[Any]):
+    @staticmethod
+    async def check_connection(conn: Any) -> None:
+        """As that of the pool, but that it does not wait for ever where nothing comes through any more."""
+        async with asyncio.timeout(PROBE):
+            await direct.fetch(conn, "", ())
 
 
 class Pool:
@@ -27,7 +36,7 @@ class Pool:
         self._users.setdefault(loop, set()).add(user)
         pool = self._pools.get(loop)
         if pool is None:
-            pool = self._pools[loop] = AsyncConnectionPool(
+            pool = self._pools[loop] = _Connections(
                 self._dsn, open=False, min_size=1, max_size=self._size, configure=configure,
                 kwargs={"autocommit": True, "prepare_threshold": 1}, timeout=CONNECT_FOR, name="hotmesh-client",
                 reconnect_timeout=5.0,

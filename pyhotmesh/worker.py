@@ -281,7 +281,7 @@ class Worker:
         )  # fmt: skip
         turns.work.on_beat = heartbeat.send_by
         heartbeat.start()
-        ticker = asyncio.create_task(_tick(turns))
+        ticker = asyncio.create_task(_tick(turns, heartbeat))
         turns.held.claiming = not (self._paused or self._stopping)
         turns.held.stopping = self._stopping
         self._ready.set()
@@ -348,10 +348,11 @@ async def _check_schema(conn: psycopg.AsyncConnection[Any]) -> None:
         )
 
 
-async def _tick(turns: TurnLoop) -> None:
+async def _tick(turns: TurnLoop, heartbeat: Heartbeat) -> None:
     """Shows the heartbeat that the loop turns, also while a turn waits for the database."""
     while True:
         turns.turned_at = time.monotonic()
+        heartbeat.cut_if_stuck()
         await asyncio.sleep(0.5)
 
 
