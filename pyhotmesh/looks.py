@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from datetime import UTC, datetime, timedelta
 
 POLL = 1.0
 POLL_DEAF = 0.1  # without a listener
@@ -17,7 +16,8 @@ LOOKS = (0.005, 0.02, 0.08, 0.32)  # after the flag went up with a turn that loo
 UNLOOKED = 0.02  # after it went up with a turn that did not look; what is made next goes first, and may take the look along
 SOON = 0.001  # the first look, in crowded times: a look has found something within the last second
 CROWDED = 1.0
-ALL = 5.0  # a look at all that is due is made so often
+ALL = 5.0  # a look at all there is is made so often
+ALL_TOLD = 0.5  # or so, as long as callers' transactions commit
 LATE = 10.0  # and what was there that long before a look is left to it by the others
 
 
@@ -51,36 +51,42 @@ class Looks:
 
 
 class Floor:
-    """From where on to look for due runs: what lies below was taken, or is an index entry that is dead and cannot be
-    removed yet, as somebody pins the horizon.
+    """From where on to look for what is due, or to be routed: what lies below was taken, or is an index entry that is
+    dead and cannot be removed yet, as somebody pins the horizon.
 
-    A look that took all that was due shows that of what is there; one that took as many as it might shows nothing, and
-    for as long as it leaves some the floor stays where it is. Some turn up below it later: due when their transaction
-    began, seen when that commits; held, and given back. So there is a look without it again and again, until one has
-    taken all.
+    A look that took all shows that of what is there; one that took as many as it might, or left what somebody had locked,
+    shows nothing, and for as long as one leaves some the floor stays where it is. Some turn up below it later: due, or
+    numbered, when their transaction began, seen when that commits; held, and given back. So there is a look without it
+    again and again, until one has taken all; soon, if such a commit has been told of.
     """
 
     def __init__(self) -> None:
-        self._taken: deque[tuple[float, int]] = deque()  # looks that took all: monotonic, and the engine's time
+        self._taken: deque[tuple[float, int]] = deque()  # looks that took all: monotonic, and where the next would begin
         self._all_at = float("-inf")  # monotonic: of the last one without a floor
+        self._told = False
 
-    def at(self, now: float) -> datetime | None:
-        """For a look that is made now; None: look at all that is due."""
+    def at(self, now: float) -> int | None:
+        """For a look that is made now; None: look at all."""
         taken = self._taken
         while len(taken) > 1 and now - taken[1][0] > LATE:
             taken.popleft()
-        if now - self._all_at > ALL or not taken or now - taken[0][0] <= LATE:
+        if now - self._all_at > (ALL_TOLD if self._told else ALL) or not taken or now - taken[0][0] <= LATE:
             return None
-        return datetime.fromtimestamp(taken[0][1] / 1e6, UTC) - timedelta(seconds=1)
+        return taken[0][1]
 
-    def took_all(self, now: float, at: int, floor: datetime | None) -> None:
-        """A look from ``floor`` on, answered at ``at`` of the engine's clock, left nothing that it could see."""
+    def took_all(self, now: float, upto: int, floor: int | None) -> None:
+        """A look from ``floor`` on left nothing that it could see; what comes next is above ``upto``."""
         if floor is None:
             self._all_at = now
-        if self._taken and at < self._taken[-1][1]:
-            self._taken.clear()  # the clock has stepped back
+            self._told = False
+        if self._taken and upto < self._taken[-1][1]:
+            self._taken.clear()  # the clock has stepped back, or a standby that lagged behind is the server now
         if not self._taken or now - self._taken[-1][0] > 1.0:
-            self._taken.append((now, at))
+            self._taken.append((now, upto))
+
+    def told(self) -> None:
+        """A transaction has committed that may have been open for long."""
+        self._told = True
 
     def forget(self) -> None:
         """Somebody else's rows are wanted as well, of which nothing was seen."""

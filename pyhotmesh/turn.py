@@ -23,6 +23,7 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 import psycopg
@@ -94,7 +95,9 @@ class TurnLoop:
         self._stayed_delay = STAYED
         self._after = 0
         self._next_due = float("inf")  # monotonic: something that is not held comes due
-        self._floor = Floor()
+        self._due = Floor()  # microseconds of the engine's clock
+        self._messages = Floor()  # ids
+        self._messages_from: int | None = None  # where the looks that self._after goes on with began
         self._capable = NOTHING  # of the turn that was sent last
         self._coming = 0  # rows of an answer that is not fed yet: runs and tasks at most
         self.turned_at = time.monotonic()  # for the heartbeat: the loop is alive
@@ -102,7 +105,7 @@ class TurnLoop:
     def serve(self, queues: dict[int, str]) -> None:
         """More queues, that the engine knows already."""
         self.held.queues.update(queues)
-        self._floor.forget()
+        self._due.forget()
         self._serves_calls = any(name.startswith(PREFIX) for name in self.held.queues.values())
         self._told = None
         self.held.wake()
@@ -111,6 +114,12 @@ class TurnLoop:
         """Whether to take new work; the engine is told with the next turn."""
         self.held.claiming = new
         self._told = None
+        self.held.wake()
+
+    def told_of_commit(self) -> None:
+        """A caller's transaction has made work, or the clock has been moved."""
+        self._due.told()
+        self._messages.told()
         self.held.wake()
 
     def stop(self) -> None:
@@ -260,13 +269,16 @@ class TurnLoop:
             free = min(free, self.work.executor.free)
         random.shuffle(queues)
         careful = self._recovery.is_careful or quiet
+        now = time.monotonic()
+        if not self._after:
+            self._messages_from = self._messages.at(now)
         return Capacity(
             queues,
             0 if careful else max(0, min(CLAIM, free)),
             0 if careful or not held.claiming else max(0, self.work.executor.free - coming),
             max(0, held.suspects_allowed - held.suspects - coming),
-            self._floor.at(time.monotonic()),
-            None if careful else self._after,
+            None if (floor := self._due.at(now)) is None else datetime.fromtimestamp(floor / 1e6, UTC),
+            None if careful else self._after or self._messages_from or 0,
             asleep if news else None,
         )
 
@@ -296,14 +308,16 @@ class TurnLoop:
 
     def _head(self, rows: Rows, asked: Capacity) -> None:
         """What an answer says of the engine; before the rest is fed, as the next turn may depend on it."""
-        _, after, _, due_in, stayed, more, untold, epoch = next(row[:8] for row in rows if row[0] == engine.HEAD)
+        _, after, last_id, due_in, stayed, more, untold, epoch = next(row[:8] for row in rows if row[0] == engine.HEAD)
         self._untold = bool(untold)
         self._coming = len(rows) - 1
         at = micros(epoch)
         now = time.monotonic()
         self.held.told(at)
         if asked.runs and not (more and sum(row[0] == engine.LEASED for row in rows) >= asked.runs):
-            self._floor.took_all(now, at, asked.due_floor)
+            self._due.took_all(now, at - 1_000_000, None if asked.due_floor is None else micros(asked.due_floor.timestamp()))
+        if asked.after is not None and last_id is not None and not (after or stayed):
+            self._messages.took_all(now, last_id, self._messages_from)
         self._after = after
         self._more = (more and self.held.claiming) or after > 0
         if stayed != self._stayed or not stayed:

@@ -324,6 +324,8 @@ class Worker:
         elif " " in payload:
             run_id, inbox_id, command, message = payload.split(" ", 3)
             self._turns.feeder.pushed(int(run_id), int(inbox_id), int(command), message)
+        elif channel == "hotmesh_all":
+            self._turns.told_of_commit()
         else:
             self._turns.held.wake()
 
