@@ -284,3 +284,32 @@ def test_a_start_judges_the_run_that_closes_as_it_waits(dsn: str, db: Database, 
     allowed = end is not None and (reuse == "allow_duplicate" or (reuse != "reject_duplicate" and end == 2))
     assert found == [(True,)] if allowed else found == ["HM001"]
     assert db.value("select count(*) from hotmesh_engine.open_id") == int(allowed or end is None)
+
+
+ASIDE = "select hotmesh_engine.set_aside(%s, %s)"
+
+
+@pytest.mark.parametrize("ends", ["commits", "dies"])
+def test_of_two_workers_that_fail_on_the_same_signal_one_sets_it_aside(dsn: str, db: Database, ends: str) -> None:
+    """The other one goes on without waiting, and takes over if the first is gone before it has done it."""
+    waiting = parked_on(db, Hand(db, 1), "w", "k")
+    fine = parked_on(db, Hand(db, 2), "fine", "f")
+    db.rows("alter table hotmesh_engine.inbox add constraint poison check (payload::text <> '1')")
+    db.rows("select hotmesh.signal('k', '1'), hotmesh.signal('f', '2')")
+    two = Hand(db, 3)
+    with Database(dsn) as other:
+        one = Hand(other, 4)
+        for worker in (one, two):
+            with pytest.raises(psycopg.errors.CheckViolation):
+                worker.turn(1)
+        other.conn.autocommit = False
+        assert other.value(ASIDE, one.id, one.queues) == 1
+        db.rows("set lock_timeout = '2 s'")
+        assert db.value(ASIDE, two.id, two.queues) == -1, "somebody is at it"
+        assert two.turn(1), "and nobody waits for it"
+        other.conn.commit() if ends == "commits" else other.conn.rollback()
+    assert db.value(ASIDE, two.id, two.queues) == int(ends == "dies")
+    assert db.value(ASIDE, two.id, two.queues) == 0
+    assert db.rows("select key, code from hotmesh_engine.undelivered") == [("k", "23514")]
+    assert messages(two.turn(5)) == [(fine, "2")]
+    assert db.parked("w") and db.value("select run_id from hotmesh.waiting") == waiting

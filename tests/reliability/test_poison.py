@@ -102,6 +102,31 @@ async def test_a_turn_that_is_refused_parks_the_culprit_alone(dsn: str, db: Data
             assert await bad.result(timeout=20) == "poison!"
 
 
+@pytest.mark.limit(90)
+async def test_a_worker_whose_turn_is_refused_holds_no_other_up(dsn: str, db: Database, caplog: pytest.LogCaptureFixture) -> None:
+    """What is to blame goes from worker to worker, is refused by each that has it, and is in nobody's way."""
+    db.rows("alter table hotmesh_engine.outcome add constraint c check (payload::text is distinct from '\"poison!\"')")
+    async with Client(dsn) as client, serve(client, name="one"), serve(client, name="two"):
+        times, done = "select times from hotmesh_engine.trouble", 0
+        for refused in (1, 2, 3):
+            requests = [StartRequest(shout, [str(n)]) for n in range(20)]
+            requests[10:10] = [StartRequest(shout, ["poison"], workflow_id="bad")] * (refused == 1)
+            handles = await client.workflow.start_many(requests)
+            if refused == 1:
+                bad = handles.pop(10)
+            await until(lambda refused=refused: db.rows(times) and db.value(times) >= refused, "it is parked")
+            assert [await handle.result(timeout=20) for handle in handles] == [f"{n}!" for n in range(20)]
+            done += 20
+            db.skip("1 minute")
+        assert [row[0] for row in db.rows(TROUBLE)] == ["bad"]
+        events = "select count(*) from hotmesh.history where event = 'activity_completed' and workflow_id <> 'bad'"
+        assert db.value(events) == done, "nothing is recorded twice, or not at all"
+        assert all("workflow bad is parked" in m for _, _, m in caplog.record_tuples if "is parked" in m)
+        db.rows("alter table hotmesh_engine.outcome drop constraint c")
+        db.skip("10 minutes")
+        assert await bad.result(timeout=20) == "poison!"
+
+
 # ------------------------------------------------------ what fails in the engine, for whoever meets it --
 
 
