@@ -87,7 +87,7 @@ _TYPES = {
     "j_run": "bigint", "j_seq": "int", "j_kind": "smallint", "j_command": "int", "j_at": "timestamptz", "j_payload": "json",
     "j_commands": "json",
     "w_run": "bigint", "w_command": "int", "w_kind": "text", "w_key": "text", "w_group": "int", "w_due": "timestamptz",
-    "e_run": "bigint", "e_command": "int",
+    "e_run": "bigint", "e_command": "int", "s_run": "bigint", "s_key": "text", "s_payload": "json",
     "q_run": "bigint", "q_command": "int", "q_seq": "int", "q_op": "text", "q_args": "json",
     "d_run": "bigint", "d_command": "int", "d_attempt": "int", "d_kind": "smallint", "d_payload": "json", "d_due": "timestamptz",
 }  # fmt: skip

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from pyhotmesh import Client
-from tests.reliability.engine import Hand, start
+from tests.reliability.engine import REJECTED, Hand, start
 from tests.reliability.flows import pids
 from tests.reliability.kit import Database, serve, spawn, until
 
@@ -107,3 +107,35 @@ def test_who_does_not_hold_a_run_cannot_park_it(db: Database) -> None:
     db.rows(failed, holder.id, run, fence)
     assert db.status("w") == "troubled"
     assert not holder.step(run), "it has given it up"
+
+
+@pytest.mark.parametrize("alone", [True, False], ids=["alone", "beside another"])
+@pytest.mark.parametrize("moved", ["holder", "fence", "journal"])
+def test_a_turn_counts_only_if_holder_fence_and_journal_are_as_it_says(db: Database, moved: str, alone: bool) -> None:
+    """A crash of the server may have taken a lease of which its worker knows, and given its number to another."""
+    run, neighbour = start(db, "w", "n")
+    worker = Hand(db, 1)
+    assert worker.claim() == {run, neighbour}
+    db.rows(
+        {
+            "holder": "update hotmesh_engine.live set holder = 2 where run_id = %s",
+            "fence": "update hotmesh_engine.live set fence = fence + 1 where run_id = %s",
+            "journal": "insert into hotmesh_engine.journal (run_id, at, seq, kind) values (%s, hotmesh.now(), 1, 1)",
+        }[moved], run,
+    )  # fmt: skip
+    rows_of = "select count(*) from hotmesh_engine.journal j where j.run_id = l.run_id"
+    known = f"select l, ({rows_of}) from hotmesh_engine.live l where run_id = %s"
+    before = db.rows(known, run)
+    runs = [run] if alone else [run, neighbour]
+    n, now = len(runs), db.value("select hotmesh.now()")
+    rows = worker.turn(
+        p_run=runs, p_fence=[worker.leases[r][0] for r in runs], p_base=[0] * n, p_end=[1] * n, p_due=[None] * n,
+        p_outcome=["1"] * n, j_run=runs, j_seq=[1] * n, j_kind=[1] * n, j_command=[None] * n, j_at=[now] * n,
+        j_payload=[None] * n, j_commands=[None] * n, s_run=runs, s_key=["k"] * n, s_payload=[str(r) for r in runs],
+    )  # fmt: skip
+    assert [row[1] for row in rows if row[0] == REJECTED] == [run]
+    assert db.rows(known, run) == before
+    assert db.rows("select payload from hotmesh.signals") == ([] if alone else [(neighbour,)])
+    assert db.status("n") == ("running" if alone else "completed")
+    if moved == "holder":
+        db.rows("update hotmesh_engine.live set holder = null where run_id = %s", run)
