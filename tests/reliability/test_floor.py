@@ -29,7 +29,8 @@ def floor(worker: Worker) -> datetime:
 
 
 @pytest.mark.parametrize("how", ["commits late", "is handed back", "is swept"])
-async def test_what_turns_up_below_the_floor_is_found(dsn: str, db: Database, how: str) -> None:
+async def test_what_turns_up_below_the_floor_is_found(dsn: str, db: Database, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(looks, "ALL", 3600.0)  # at once, as it is told of
     async with Client(dsn) as client:
         with psycopg.connect(dsn) as late:
             hand = Hand(db, 1)

@@ -134,9 +134,9 @@ async def test_a_start_that_saw_nobody_asleep_is_found(dsn: str, db: Database, m
 
 @pytest.fixture
 def heard(dsn: str) -> Iterator[psycopg.Connection[object]]:
-    """Hears what workers 1 and 2 and client 7 are told."""
+    """Hears what workers 1 and 2, client 7, and all are told."""
     with psycopg.connect(dsn, autocommit=True) as conn:
-        for channel in ("hotmesh_1", "hotmesh_2", "hotmesh_7"):
+        for channel in ("hotmesh_1", "hotmesh_2", "hotmesh_7", "hotmesh_all"):
             conn.execute(f"listen {channel}".encode())
         yield conn
 
@@ -185,7 +185,7 @@ def test_what_a_worker_leaves_behind_is_offered(db: Database, heard: psycopg.Con
     says(two, True)
     told(heard)
     db.rows("select hotmesh_engine.retire(1)")
-    assert told(heard) == ["hotmesh_2"]
+    assert told(heard) == ["hotmesh_all"], "whoever is awake, too: it lies below the floor of a look"
     assert two.claim() == {run}
 
 

@@ -30,7 +30,6 @@ declare
   v_dead   bigint;
   v_runs   int := 0;
   v_tasks  int := 0;
-  v_queues int[];
   v_now    timestamptz := hotmesh.now();
 begin
   set local synchronous_commit = on;
@@ -70,7 +69,7 @@ begin
        set holder = null, fence = abs(fence) + 1, lost = least(l.lost + 1, 1000), strikes = l.strikes + c.struck::int,
            due_at = case when l.strikes + c.struck::int >= 5 then 'infinity' else l.due_at end
       from c where l.run_id = any (array(select run_id from c)) and l.run_id = c.run_id
-    returning l.run_id, l.queue_id, l.strikes
+    returning l.run_id, l.strikes
   ), q as (
     insert into hotmesh_engine.trouble (run_id, since, last_at, quarantined, code, message)
     select run_id, v_now, v_now, true, 'HM028',
@@ -84,7 +83,7 @@ begin
     insert into hotmesh_engine.unrouted (id, kind, run_id) select inbox_id, 3, run_id from i where kind = 8
     on conflict do nothing
   )
-  select count(*), array_agg(distinct queue_id) into v_runs, v_queues from u;
+  select count(*) into v_runs from u;
 
   with c as materialized (
     select t.run_id, t.command, t.lived, t.run_id is not distinct from w.suspect and t.command = w.suspect_command as struck
@@ -99,7 +98,7 @@ begin
            strikes = case when c.lived then 0 else t.strikes + coalesce(c.struck, false)::int end,
            due_at = case when not c.lived and t.strikes + coalesce(c.struck, false)::int >= 5 then 'infinity' else t.due_at end
       from c where t.run_id = any (array(select run_id from c)) and t.run_id = c.run_id and t.command = c.command
-    returning t.run_id, t.command, t.activity, t.queue_id, t.strikes
+    returning t.run_id, t.command, t.activity, t.strikes
   ), q as (
     insert into hotmesh_engine.trouble (run_id, since, last_at, quarantined, code, message)
     select distinct on (run_id) run_id, v_now, v_now, true, 'HM028',
@@ -110,12 +109,12 @@ begin
     on conflict (run_id) do update
       set quarantined = true, last_at = excluded.last_at, code = excluded.code, message = excluded.message
   )
-  select count(*), v_queues || array_agg(distinct queue_id) into v_tasks, v_queues from u;
+  select count(*) into v_tasks from u;
 
   delete from hotmesh_engine.inbox i using hotmesh_engine.worker w
    where w.dead and i.holder = w.worker_id and i.kind = 100;
   if v_runs + v_tasks > 0 then
-    perform hotmesh_engine.wake_queues(v_queues, v_runs + v_tasks);
+    perform hotmesh_engine.wake_all();   -- not those who sleep alone: below the floor that a worker looks from (see looks.py)
   end if;
   return v_runs + v_tasks;
 end $$;

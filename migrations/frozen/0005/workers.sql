@@ -72,14 +72,14 @@ create or replace function hotmesh_engine.retire(p_worker bigint) returns void
 language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 declare
   v_now    timestamptz := hotmesh.now();
-  v_queues int[];
+  v_any    boolean;
 begin
   set local synchronous_commit = on;
   update hotmesh_engine.worker set dead = true where worker_id = p_worker and not dead;
   if not found then return; end if;
   delete from hotmesh_engine.sleeper where worker_id = p_worker;   -- first: see give.sql
   with l as (
-    update hotmesh_engine.live set holder = null where holder = p_worker returning run_id, queue_id
+    update hotmesh_engine.live set holder = null where holder = p_worker returning run_id
   ), i as (
     update hotmesh_engine.inbox set holder = null, handed = false where run_id = any (array(select run_id from l))
     returning inbox_id, run_id, kind
@@ -89,11 +89,11 @@ begin
   ), t as (
     update hotmesh_engine.activity_task
        set holder = null, heartbeat_by = null, attempt = attempt - 1, due_at = least(due_at, v_now)
-     where holder = p_worker returning queue_id)
-  select array_agg(queue_id) into v_queues from (select queue_id from l union all select queue_id from t) q;
+     where holder = p_worker returning run_id)
+  select count(*) > 0 into v_any from (select from l union all select from t) q;
   delete from hotmesh_engine.inbox where holder = p_worker and kind = 100;
-  if v_queues is not null then
-    perform hotmesh_engine.wake_queues(v_queues, cardinality(v_queues));
+  if v_any then
+    perform hotmesh_engine.wake_all();                              -- as in sweep
   end if;
 end $$;
 
