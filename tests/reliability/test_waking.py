@@ -196,6 +196,7 @@ def test_who_asks_for_a_result_as_the_run_closes_is_told(dsn: str, db: Database,
     with Database(dsn) as other:
         worker = Hand(other, 1)
         worker.claim()
+        told(heard)
         db.rows(ask, [before])
         worker.step(before, end=1)
         assert told(heard) == ["hotmesh_7"]
