@@ -405,18 +405,6 @@ begin
   return v_plan;
 end $$;
 
--- What a field's values are grouped and counted by: as key_of, but of a text the whole. Here no index has to know the
--- expression again, and plain strings and numbers need no call each.
-create or replace function hotmesh_engine.value_sql(p_type text, p_name text) returns text
-language sql immutable parallel safe
-return case p_type
-  when 'TEXT' then format('(hotmesh_engine.scalar(data -> %L) collate "C")', p_name)
-  when 'TAG' then format('(case when jsonb_typeof(data -> %1$L) = ''string'' and octet_length(data ->> %1$L) <= 1000 then data ->> %1$L'
-                         ' else hotmesh_engine.tag(data -> %1$L) end collate "C")', p_name)
-  when 'NUMERIC' then format('case when jsonb_typeof(data -> %1$L) = ''number'' and octet_length(data ->> %1$L) <= 15'
-                             ' then (data ->> %1$L)::numeric else hotmesh_engine.number(data -> %1$L) end', p_name)
-  else hotmesh_engine.key_of(p_type, format('(data -> %L)', p_name)) end;
-
 -- A sum, if a reader of JSON has a number for it: of values that fit, none other of the figures can be too large.
 create or replace function hotmesh_engine.sum_of(p_name text, p_field text, p_sum numeric) returns numeric
 language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
@@ -458,7 +446,8 @@ begin
       continue;
     end if;
     v_field := hotmesh_engine.field_of(v_where.r_entity, v_one.field);
-    v_key := hotmesh_engine.value_sql(v_field.type, v_field.name);
+    v_key := case v_field.type when 'TEXT' then format('(hotmesh_engine.scalar(data -> %L) collate "C")', v_field.name)
+                               else hotmesh_engine.key_of(v_field.type, format('(data -> %L)', v_field.name)) end;
     if v_one.grouped then
       v_columns := v_columns || format(case v_field.type when 'NUMERIC' then 'trim_scale(%s) as %I' else '%s as %I' end, v_key, v_field.name);
       continue;
