@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Self, TypeVar
 
 import psycopg
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
-from . import direct, engine, joined, payloads, starts
+from . import direct, documents, engine, joined, payloads, starts
 from .connection import IN_THE_WAY, connect, conninfo, is_connection_trouble, refusal, translate
 from .errors import HotMeshError, NotConnected, OutcomeUnknown, WrongLoop
 from .handle import Handle
@@ -260,6 +260,7 @@ class WorkflowClient:
         start_delay: Any = None,
         execution_timeout: Any = None,
         retention: Any = None,
+        search: Mapping[str, Any] | None = None,
         memo: Any = None,
         id_conflict_policy: str = "fail",
         id_reuse_policy: str = "allow_duplicate",
@@ -272,14 +273,19 @@ class WorkflowClient:
         what a *closed* one within its retention means: ``allow_duplicate``,
         ``allow_duplicate_failed_only``, ``reject_duplicate``. ``conn=`` (a psycopg or SQLAlchemy
         connection or session) joins the caller's transaction: it starts if and only if that commits.
+        ``search={"data": {...}}`` is written in the same transaction as the start: the beginning of the record that
+        ``workflow.search()`` works on (entity: the workflow's type, id: its id); not with ``conn=``, whose transaction
+        would hold the record until its end. ``RecordError``: the data do not fit into a record, and nothing has started.
         """
+        starts.check_alone(search, conn)
+        data = documents.beginning(search)
         request = StartRequest(workflow, args, task_queue, workflow_id, priority, start_delay, execution_timeout, retention, memo)
         results = self._client._results
         if conn is not None or results is None or not results.hints:
-            rows = await self._start([request], id_conflict_policy, id_reuse_policy, conn=conn)
+            rows = await self._start([request], id_conflict_policy, id_reuse_policy, conn=conn, data=data)
             return Handle(self._client, request.id, rows[0][0])
         with results.expecting():
-            rows = await self._start([request], id_conflict_policy, id_reuse_policy, client=results.client_id)
+            rows = await self._start([request], id_conflict_policy, id_reuse_policy, client=results.client_id, data=data)
             return Handle(self._client, request.id, rows[0][0], results.hint(rows[0][0]))
 
     async def execute(self, workflow: str | Callable[..., Any], *, timeout: Any = None, **options: Any) -> Any:
@@ -288,13 +294,14 @@ class WorkflowClient:
             raise HotMeshError("execute cannot join a transaction: the result comes only after its commit; use start")
         conflict = options.pop("id_conflict_policy", "fail")
         reuse = options.pop("id_reuse_policy", "allow_duplicate")
+        data = documents.beginning(options.pop("search", None))
         request = StartRequest(workflow, **options)
         from .durations import parse
 
         limit = None if timeout is None else parse(timeout)
         results = await self._client._waiting()
         with results.expecting():
-            rows = await self._start([request], conflict, reuse, client=results.client_id)
+            rows = await self._start([request], conflict, reuse, client=results.client_id, data=data)
             hint = results.hint(rows[0][0])
         return await self._client._result(request.id, rows[0][0], limit, hint)
 
@@ -356,12 +363,15 @@ class WorkflowClient:
         client: int | None = None,
         conn: Any = None,
         ids: Sequence[str] | None = None,
+        data: str | None = None,
     ) -> Rows:
         starts.check_policies(conflict, reuse)
         columns = starts.arguments(self._client.namespace, requests, ids or [r.id for r in requests])
         if conn is not None:
             return await joined.execute(conn, engine.START, [*columns, conflict, reuse, False, client, True])
         params, again = ([*columns, conflict, reuse, lost, client] for lost in (False, True))
+        if data is not None:
+            return await self._client._rows(engine.START_WITH_RECORD, [*params, data], again=[*again, data])
         if len(requests) == 1:
             return await self._client._rows(engine.START_EARLY, params, again=again)
         return await self._client._rows(engine.START, [*params, False], again=[*again, False])

@@ -44,6 +44,15 @@ def fields_of(given: Mapping[str, Any] | None, named: Mapping[str, Any]) -> dict
     return fields
 
 
+def beginning(search: Mapping[str, Any] | None) -> str | None:
+    """The document of ``search={"data": {...}}``, with which a start begins its record."""
+    if search is None:
+        return None
+    if not isinstance(search, Mapping) or set(search) != {"data"} or not isinstance(search["data"], Mapping):
+        raise PayloadError("search", 'must be {"data": {field: value, ...}}')
+    return encode(fields_of(search["data"], {})).decode()
+
+
 def _mapping(given: Any, what: str) -> Mapping[str, Any]:
     if not isinstance(given, Mapping):
         raise PayloadError(what, f"must be {{name: value, ...}}, not {given!r:.100}")

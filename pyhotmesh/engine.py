@@ -83,6 +83,10 @@ DELETE_SCHEDULE = "select hotmesh.delete_schedule(%s, %s)"
 NEXT_RUNS = "select hotmesh.next_runs(%s, %s, %s)"
 CALL = "select run_id, status, payload from hotmesh_engine.call(%s, %s, %s, %s, %s, %s::text::interval, %s, %s)"
 FLUSH_CALL = "select hotmesh_engine.flush_call(%s, %s, %s)"
+START_WITH_RECORD = (
+    "select run_id, started from hotmesh_engine.start_with_record(%s, %b, %b, %b, %b, %b, %b, %b, "
+    "%b::text[]::interval[], %b, %b, %s, %s, %s, %b, %s::text::json)"
+)
 START_ON_RECORD = (
     "select run_id, started from hotmesh_engine.start_on_record(%s, %s, %s, %s::text::json, %s, %s, %s, %s, %s::text::json, "
     "%s::text::uuid, %s::text::interval, %s, 'use_existing', 'use_completed', %s, %s)"

@@ -96,6 +96,12 @@ def check_policies(conflict: str, reuse: str) -> None:
         raise PayloadError("policy", f"unknown: {conflict!r}, {reuse!r}", f"choose of {CONFLICT} and {REUSE}")
 
 
+def check_alone(search: Any, conn: Any) -> None:
+    """Refuses to write a record in a transaction of the caller's: it would keep the record's other writers waiting."""
+    if search is not None and conn is not None:
+        raise PayloadError("search", "cannot be written within a transaction of yours", "start without conn=, or without search=")
+
+
 def _delay(duration: Any) -> float:
     seconds = parse_duration(duration)
     if seconds == float("inf"):

@@ -104,6 +104,7 @@ class SyncWorkflowClient:
             return SyncHandle(self._sync, self._sync._wait(self._workflow.start(workflow, **options)))
         conflict = options.pop("id_conflict_policy", "fail")
         reuse = options.pop("id_reuse_policy", "allow_duplicate")
+        starts.check_alone(options.pop("search", None), conn)
         starts.check_policies(conflict, reuse)
         request = StartRequest(workflow, **options)
         columns = starts.arguments(self._sync.namespace, [request], [request.id])

@@ -342,7 +342,6 @@ declare
   v_entity int := hotmesh_engine.entity_id(hotmesh_engine.namespace_id(p_namespace), p_entity);
   v_run    bigint;
   v_is_new boolean;
-  v_error  text;
 begin
   perform hotmesh_engine.check_name('record id', p_record);
   if p_hook and not exists (
@@ -356,20 +355,53 @@ begin
       p_namespace, array[p_type], array[p_id], array[p_queue], array[p_input], array[p_request], null,
       array[p_timeout], array[p_retention], null, null, p_on_conflict, p_reuse, p_retry, p_client) s;
   if v_is_new then
-    insert into hotmesh_engine.bound (run_id, entity_id, id, hook) values (v_run, v_entity, p_record, p_hook)
-    on conflict do nothing;                          -- a lost twin of this call was here
-    if found and p_data is not null then
-      select r_error into v_error from hotmesh_engine.write_record(
-        v_entity, p_record, 'set', p_data::jsonb, hotmesh.now(), v_run, null, null, v_run, 'infinity');
-      if v_error is not null then
-        perform hotmesh_engine.refuse_change(p_entity, p_record, v_error);
-      end if;
-    elsif found and not p_hook then
-      update hotmesh_engine.record set follows = v_run, expires_at = 'infinity'
-       where entity_id = v_entity and id = p_record and not hotmesh_engine.lapsed(expires_at, follows, hotmesh.now());
-    end if;
+    perform hotmesh_engine.begin_record(v_run, v_entity, p_entity, p_record, p_data, p_hook);
   end if;
   return query select v_run, v_is_new;
+end $$;
+
+-- A start as others are, of one run, which begins the record that it would have anyway (its type and its id).
+create or replace function hotmesh_engine.start_with_record(
+  p_namespace text, p_type text[], p_id text[], p_queue text[], p_input json[], p_request uuid[], p_delay double precision[],
+  p_timeout double precision[], p_retention interval[], p_priority smallint[], p_memo json[], p_on_conflict text, p_reuse text,
+  p_retry boolean, p_client bigint, p_data json
+) returns table (run_id bigint, started boolean)
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+#variable_conflict use_column
+declare
+  v_run    bigint;
+  v_is_new boolean;
+begin
+  select s.run_id, s.started into v_run, v_is_new
+    from hotmesh_engine.start(p_namespace, p_type, p_id, p_queue, p_input, p_request, p_delay, p_timeout, p_retention,
+                              p_priority, p_memo, p_on_conflict, p_reuse, p_retry, p_client) s;
+  if v_is_new then
+    perform hotmesh_engine.begin_record(v_run,
+      hotmesh_engine.entity_id(hotmesh_engine.namespace_id(p_namespace), p_type[1]), p_type[1], p_id[1], p_data, false);
+  end if;
+  return query select v_run, v_is_new;
+end $$;
+
+-- The record of a run that has just been started, in its transaction.
+create or replace function hotmesh_engine.begin_record(
+  p_run bigint, p_entity int, p_name text, p_record text, p_data json, p_hook boolean
+) returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+declare
+  v_error text;
+begin
+  insert into hotmesh_engine.bound (run_id, entity_id, id, hook) values (p_run, p_entity, p_record, p_hook)
+  on conflict do nothing;                            -- a lost twin of this call was here
+  if found and p_data is not null then
+    select r_error into v_error from hotmesh_engine.write_record(
+      p_entity, p_record, 'set', p_data::jsonb, hotmesh.now(), p_run, null, null, p_run, 'infinity');
+    if v_error is not null then
+      perform hotmesh_engine.refuse_change(p_name, p_record, v_error);
+    end if;
+  elsif found and not p_hook then
+    update hotmesh_engine.record set follows = p_run, expires_at = 'infinity'
+     where entity_id = p_entity and id = p_record and not hotmesh_engine.lapsed(expires_at, follows, hotmesh.now());
+  end if;
 end $$;
 
 -- Open runs that work on a record: its own first, then its hooks. HM002 if there is none.

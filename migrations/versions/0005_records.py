@@ -118,6 +118,7 @@ drop function
 hotmesh_engine.entity_id, hotmesh_engine.known_entity, hotmesh_engine.merge,
 hotmesh_engine.apply_change, hotmesh_engine.write_record, hotmesh_engine.change_records,
 hotmesh_engine.change_record, hotmesh_engine.no_record, hotmesh_engine.lapsed, hotmesh_engine.start_on_record,
+hotmesh_engine.start_with_record, hotmesh_engine.begin_record,
 hotmesh_engine.runs_of_record, hotmesh_engine.flush_record, hotmesh_engine.prune_records,
 hotmesh.record, hotmesh.record_as_of, hotmesh_engine.scalar, hotmesh_engine.tag,
 hotmesh_engine.number, hotmesh_engine.bool, hotmesh_engine.instant, hotmesh_engine.odd_instant,

@@ -43,7 +43,7 @@ class Executing(Spaces):
         Raises ``WorkflowFailed`` and the others of ``Handle.result``; ``TimeoutError``: it goes on.
         """
         record = id if id is not None else guid()
-        data = _beginning(search)
+        data = documents.beginning(search)
         space = self._space(namespace)
         limit = None if timeout is None else parse_duration(timeout)
         results = await space._waiting()
@@ -101,12 +101,3 @@ class Executing(Spaces):
         """Forgets the record, its history and its result: the next ``exec`` runs anew. A workflow that is open
         goes on. False if there was nothing."""
         return bool(await self._space(namespace)._value(engine.FLUSH_RECORD, self._key(entity, id, namespace)))
-
-
-def _beginning(search: Mapping[str, Any] | None) -> str | None:
-    """The document of ``search={"data": {...}}``."""
-    if search is None:
-        return None
-    if not isinstance(search, Mapping) or set(search) != {"data"} or not isinstance(search["data"], Mapping):
-        raise PayloadError("search", 'must be {"data": {field: value, ...}}')
-    return documents.encode(documents.fields_of(search["data"], {})).decode()

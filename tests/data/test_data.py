@@ -13,11 +13,17 @@ import pytest
 from psycopg.types.json import Json
 
 from pyhotmesh import (
+    Client,
+    HotMeshError,
     MeshData,
+    PayloadError,
     RecordError,
     Schema,
+    SyncClient,
     SyncMeshData,
     Tag,
+    Worker,
+    WorkflowAlreadyStarted,
     WorkflowFailed,
     WorkflowInterrupted,
     WorkflowNotFound,
@@ -134,6 +140,40 @@ async def test_what_a_record_cannot_hold_is_no_start(dsn: str, conn: psycopg.Con
         assert await data.get("user", "a") is None
         assert conn.execute("select count(*) from hotmesh.workflows").fetchone() == (0,)
         assert await data.exec("user", ["b"], id="a") == "Welcome, b."
+
+
+async def test_a_workflow_is_started_with_its_record(dsn: str, conn: psycopg.Connection[Any]) -> None:
+    """As any other: its type and its id say which record, and nothing is written without a start."""
+
+    @workflow.defn(name="order")
+    async def order() -> Any:
+        search = workflow.search()
+        await search.incr("paid", 5)
+        return [await search.get("state"), await search.get("paid")]
+
+    async with Client(dsn) as client, MeshData(dsn) as data:
+        start = client.workflow.start
+        options: dict[str, Any] = {"workflow_id": "o1", "task_queue": "orders"}
+        handle = await start(order, search={"data": {"state": "new", "paid": 1}}, priority=2, memo={"by": "me"}, **options)
+        assert await data.get("order", "o1") == {"state": "new", "paid": 1}
+        with pytest.raises(WorkflowAlreadyStarted):
+            await start(order, search={"data": {"state": "again"}}, **options)
+        joined = await start(order, search={"data": {"state": "joined"}}, id_conflict_policy="use_existing", **options)
+        assert joined.run_id == handle.run_id and await data.get("order", "o1", fields=["state"]) == {"state": "new"}
+        for wrong, error in (({"state": "x"}, PayloadError), ({"data": {"text": "x" * 2**21}}, HotMeshError)):
+            with pytest.raises(error):
+                await start(order, workflow_id="o2", search=wrong)
+        async with await psycopg.AsyncConnection.connect(dsn) as mine:
+            with pytest.raises(PayloadError, match="within a transaction"):
+                await start(order, workflow_id="o2", search={"data": {}}, conn=mine)
+        with SyncClient(dsn) as blocking, pytest.raises(PayloadError, match="within a transaction"):
+            blocking.workflow.start(order, workflow_id="o2", search={"data": {}}, conn=conn)
+        assert conn.execute("select workflow_id, priority, memo from hotmesh.workflows").fetchall() == [("o1", 2, {"by": "me"})]
+        async with Worker(client, workflows=[order], task_queue="orders"):
+            assert await handle.result(timeout=20) == ["new", 6]
+            again = await client.workflow.execute(order, search={"data": {"state": "anew"}}, **options, timeout=20)
+            assert again == ["anew", 11] and await data.get("order", "o1") == {"state": "anew", "paid": 11}
+        assert conn.execute("select * from hotmesh.check_invariants()").fetchall() == []
 
 
 async def test_a_record_is_its_workflows_once_that_is_executed(dsn: str, conn: psycopg.Connection[Any]) -> None:
