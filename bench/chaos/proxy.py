@@ -21,16 +21,14 @@ AFTER = "after"  # the turn has committed; its answer is lost
 Decide = Callable[[int], str | None]
 
 
-class Proxy:
-    """Use as ``async with``; ``dsn`` leads through it. ``decide(n)``: what happens to the n-th turn, from 1."""
+class Between:
+    """Stands between clients and PostgreSQL. Use as ``async with``; ``dsn`` leads through it."""
 
-    def __init__(self, dsn: str, decide: Decide) -> None:
+    def __init__(self, dsn: str) -> None:
         self._given = conninfo_to_dict(dsn)
-        self._decide = decide
         self._writers: set[asyncio.StreamWriter] = set()
         self._serving: set[asyncio.Task[None]] = set()
-        self.turns = 0
-        self.cuts = {BEFORE: 0, AFTER: 0}
+        self.accepted = 0
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
@@ -46,6 +44,7 @@ class Proxy:
         await asyncio.gather(*self._serving)
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.accepted += 1
         task = asyncio.create_task(self._serve(reader, writer))
         self._serving.add(task)
         task.add_done_callback(self._serving.discard)
@@ -57,6 +56,32 @@ class Proxy:
         else:
             up_reader, up_writer = await asyncio.open_connection(host, int(port))
         self._writers |= {writer, up_writer}
+        await self._pass_on(reader, writer, up_reader, up_writer)
+        for end in (writer, up_writer):
+            end.close()
+            self._writers.discard(end)
+
+    async def _pass_on(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter,
+        up_reader: asyncio.StreamReader, up_writer: asyncio.StreamWriter,
+    ) -> None:  # fmt: skip
+        """One connection, until both of its ends are to be closed."""
+        raise NotImplementedError
+
+
+class Proxy(Between):
+    """``decide(n)``: what happens to the n-th turn, from 1."""
+
+    def __init__(self, dsn: str, decide: Decide) -> None:
+        super().__init__(dsn)
+        self._decide = decide
+        self.turns = 0
+        self.cuts = {BEFORE: 0, AFTER: 0}
+
+    async def _pass_on(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter,
+        up_reader: asyncio.StreamReader, up_writer: asyncio.StreamWriter,
+    ) -> None:  # fmt: skip
         link = _Link()
         ways = [
             asyncio.create_task(self._requests(reader, up_writer, link)),
@@ -66,9 +91,6 @@ class Proxy:
         for way in ways:
             way.cancel()
         await asyncio.gather(*ways, return_exceptions=True)
-        for end in (writer, up_writer):
-            end.close()
-            self._writers.discard(end)
 
     async def _requests(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, link: _Link) -> None:
         """To the server, until the end or a cut."""
