@@ -166,7 +166,7 @@ begin
         update hotmesh_engine.inbox i set holder = l.holder, handed = l.holder is not distinct from p_worker
           from hotmesh_engine.live l
          where i.run_id = any (v_locked) and l.run_id = any (v_locked) and l.run_id = i.run_id and l.holder is not null
-           and i.holder is distinct from l.holder
+           and i.holder is distinct from l.holder and i.kind <> 101
         returning i.inbox_id, i.holder)
       select array_agg(inbox_id) filter (where holder = p_worker) into r_handed from tagged;
       perform hotmesh_engine.wake_workers((
@@ -235,6 +235,8 @@ end $$;
 -- call that nobody holds: there is no code to ask, and maybe nobody will ever serve its topic. One that is held ends
 -- as its function does; if its worker has died or left instead, sweep and retire have the request routed once more
 -- (one that a worker parks, it leases again, and closes).
+-- No other than this takes such a row (101): it may come to be seen by a statement that hands messages out, after this
+-- has looked, and a worker would use it up as an event that nobody asked for. It is routed then, as it has stayed.
 -- Precondition: the runs are locked, so nobody leases or leaves one meanwhile. A zombie's report of a call that was
 -- closed here is rejected, as its run is gone.
 -- Flushed, also in a turn that is not for its own sake: who awaits such a run is told how it ended.

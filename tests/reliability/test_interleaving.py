@@ -313,3 +313,28 @@ def test_of_two_workers_that_fail_on_the_same_signal_one_sets_it_aside(dsn: str,
     assert db.rows("select key, code from hotmesh_engine.undelivered") == [("k", "23514")]
     assert messages(two.turn(5)) == [(fine, "2")]
     assert db.parked("w") and db.value("select run_id from hotmesh.waiting") == waiting
+
+
+@pytest.mark.parametrize("how", ["is claimed", "is held by one that is adopted"])
+def test_an_interrupt_that_has_stayed_is_no_message(db: Database, how: str) -> None:
+    """Somebody had the run locked, so it is still to be routed; whoever fetches the run's messages meanwhile gets it not,
+    as a worker would use it up, and the run went on."""
+    one = Hand(db, 1)
+    (run,) = start(db, "w")
+    if how != "is claimed":
+        assert one.claim() == {run}
+    with psycopg.connect(db.dsn) as holds:
+        holds.execute("select from hotmesh_engine.live for update")
+        assert db.value("select hotmesh_engine.interrupt_run(%s, 'why')", run) == 1, "it stays"
+    query = "select kind, num from hotmesh_engine.turn(%s, %s, %s, 0, 0, null, null, null, '{}')"  # it routes nothing of others
+    if how == "is claimed":
+        rows = db.rows(query, 1, one.queues, 10)
+        assert (1, 1) in rows, "it is leased"
+    else:
+        db.rows("select hotmesh_engine.adopt(1, 2, 'w', array[%s]::bigint[], '{}', '{}', '{}')", run)
+        rows = db.rows(query, 2, one.queues, 0)
+        assert db.value("select holder from hotmesh_engine.live") == 2
+    assert not [row for row in rows if row[0] == 3], "a message"
+    assert db.value("select hotmesh.route()") == 0
+    assert db.status("w") == "interrupted"
+    db.check()

@@ -330,7 +330,7 @@ begin
     if exists (select from hotmesh_engine.inbox where holder = p_worker and not handed) then
       with tagged as (
         update hotmesh_engine.inbox set handed = true
-         where holder = p_worker and not handed and kind <> 100
+         where holder = p_worker and not handed and kind not in (100, 101)
         returning inbox_id)
       select array_agg(inbox_id) || v_handed into v_handed from tagged;
       return query
@@ -398,15 +398,15 @@ begin
       from hotmesh_engine.activity_task t where t.run_id = any (v_run);
   end if;
 
-  -- every message of these runs, whoever had it before
-  if not exists (select from hotmesh_engine.inbox where run_id = any (p_runs)) then
+  -- every message of these runs, whoever had it before; not what ends them (carry_out_interrupts)
+  if not exists (select from hotmesh_engine.inbox where run_id = any (p_runs) and kind <> 101) then
     return;
   end if;
   return query
   with i as (
     update hotmesh_engine.inbox i
        set holder = (select holder from hotmesh_engine.live l where l.run_id = i.run_id), handed = true
-     where i.run_id = any (p_runs)
+     where i.run_id = any (p_runs) and i.kind <> 101
     returning i.*)
   select 3::smallint, run_id, inbox_id, null::int, kind::int, command, null::int, null::double precision,
          null::text, null::text, payload::text, null::text, null::text
