@@ -100,7 +100,9 @@ async def test_what_a_pinned_horizon_keeps_is_not_read_by_each_turn(
             db.rows("select hotmesh.signal('nobody ' || n, '1') from generate_series(1, 3000) n")
             handles = await client.workflow.start_many([StartRequest(shout, [str(n)]) for n in range(1000)])
             await asyncio.gather(*[handle.result(timeout=20) for handle in handles])
-            await until(lambda: db.value("select count(*) from hotmesh_engine.unrouted") == 0, "all is routed")
+            # What somebody had locked as a look passed by would be left to a look without a floor, of which there is none here.
+            await until(lambda: db.value("select hotmesh.route()") == 0, "all is routed")
+            assert db.value("select count(*) from hotmesh_engine.unrouted") == 0
             done, last = db.value("select hotmesh.now()"), db.value("select last_value from hotmesh_engine.id")
             messages = worker._turns._messages
             await until(
