@@ -10,7 +10,8 @@
 --
 -- Each field: `*`, numbers, names, ranges `a-b`, steps `*/n`, `a/n`, `a-b/n`, and lists of these; `?` for `*`
 -- in the two fields of days. @hourly, @daily, @midnight, @weekly, @monthly, @yearly, @annually. Small and
--- capital letters are alike. The meaning is that of croniter, which the tests compare with:
+-- capital letters are alike. The meaning is that of croniter, which the tests compare with (but that it counts L as one
+-- more day when it looks whether all are listed):
 --   * Are both days restricted, a day that fits one of them fits. (With `#`, `L5` or `W` that one decides.)
 --   * A range may wrap around (fri-mon, 22-4). One that ends where it begins (mon-mon) is the whole field.
 --   * `a/n` begins at a and ends with the field.

@@ -76,6 +76,23 @@ def pairs(cron: croniter, random: Random) -> Iterator[tuple[datetime, datetime |
         after = found - timedelta(milliseconds=random.choice([0, 0, 1, 999, 1000]))
 
 
+def miscounted(text: str, cron: croniter) -> bool:
+    """croniter 7.0 takes 31 entries for every day, and counts L as one: of `2-L,L` the 1st is a day, of `2-L` it is not,
+    and beside weekdays `*/2` all days fit of `1-31,L`, of `1-31` those of the weekdays."""
+    return "l" in text.split()[-3].lower() and (cron.expanded[2] == ["*"] or len(cron.expanded[2]) > 31)
+
+
+def test_the_last_day_beside_others_is_no_day_more(ask: Ask) -> None:
+    first = datetime(2027, 2, 1, tzinfo=UTC)
+    for days in ("2-L,L", "1-31,L"):
+        assert miscounted(f"0 0 {days} * *", croniter(f"0 0 {days} * *"))
+    for days in ("2-L,L", "2-L", "2-28,L"):
+        assert ask([f"0 0 {days} * *"], [first - timedelta(days=1)]) == [first + timedelta(days=1)]
+        assert ask([f"0 0 {days} 2 sun"], [datetime(2026, 5, 1, tzinfo=UTC)]) == [first + timedelta(days=1)]
+    for days in ("1-31,L", "1-31", "*"):
+        assert ask([f"0 0 {days} 2 */7"], [datetime(2026, 5, 1, tzinfo=UTC)]) == [first + timedelta(days=6)]
+
+
 def compare(ask: Ask, cases: list[tuple[str, datetime, datetime | None]]) -> None:
     found = ask([expression for expression, _, _ in cases], [after for _, after, _ in cases])
     assert [(*case, at) for case, at in zip(cases, found, strict=True) if at != case[2]] == []
@@ -86,14 +103,16 @@ def test_it_says_what_croniter_says(ask: Ask) -> None:
     written: set[str] = set()
     compared = 0
 
-    @settings(max_examples=EXAMPLES, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck), phases=PHASES)
+    @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), phases=PHASES)
     @given(st.randoms(use_true_random=True))
     def some(random: Random) -> None:
         nonlocal compared
         cases: list[tuple[str, datetime, datetime | None]] = []
         for text in (expression(random) for _ in range(BATCH)):
-            cases += [(text, *pair) for pair in pairs(croniter(text, second_at_beginning=True), random)]
-            written.add(text)
+            cron = croniter(text, second_at_beginning=True)
+            if not miscounted(text, cron):
+                cases += [(text, *pair) for pair in pairs(cron, random)]
+                written.add(text)
         compare(ask, cases)
         compared += len(cases)
 
