@@ -349,11 +349,14 @@ class Feeder:
             held.event.set()
 
     def pushed(self, run_id: int, inbox_id: int, command: int, payload: str) -> None:
-        """A signal that came with its notification, for a run that this worker held when it was sent."""
+        """A signal that came with its notification, for a run that this worker held when it was sent. It is left to be
+        fetched if older messages may be on their way, which it would overtake."""
 
         def receive() -> None:
             run = self._held.runs.get(run_id)
-            if run is not None:
+            if self._held.fetching:
+                self._held.wake()
+            elif run is not None:
                 self._guard(run, self._receive, run, inbox_id, SIGNAL_RECEIVED, command, payload)
                 self._held.event.set()
 

@@ -36,6 +36,7 @@ class Held:
         self.ends: list[TaskEnd] = []  # tasks that have ended, for the next turn
         self.event = asyncio.Event()  # something has happened
         self.heard = True  # a notification came, or it is time to look
+        self.fetching = False  # an answer that may have messages is on its way, or not fed yet
         self.asks = False  # for runs that were given to this worker and are not known here
         self.claiming = True
         self.stopping = False

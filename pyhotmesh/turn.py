@@ -227,6 +227,7 @@ class TurnLoop:
                         sending = held.loop.create_task(self._send(*following))
                     self._coming = 0
                     found |= bool(await callback(self.feeder.answer, rows, turn[0]))
+                held.fetching = following is not None and bool(self._capable.queues)
                 if following is None:
                     return found
                 turn = following
@@ -288,6 +289,7 @@ class TurnLoop:
         while True:
             try:
                 self._capable = self._capacity(asleep)
+                self.held.fetching |= bool(self._capable.queues)
                 return await self._line.turn(self._capable, closed, parcels, ends)
             except (psycopg.Error, OSError) as error:
                 state = getattr(error, "sqlstate", None)

@@ -178,6 +178,30 @@ def test_a_message_for_a_leased_run_wakes_its_holder_if_it_sleeps(db: Database, 
     assert told(heard) == []
 
 
+def test_a_signal_goes_with_its_notification_unless_another_message_is_to_be_fetched(
+    db: Database, heard: psycopg.Connection[object]
+) -> None:
+    """It would overtake that."""
+    one = Hand(db, 1)
+    (run,) = start(db, "w")
+    assert one.claim() == {run}
+    one.waits(run, "k", "l")
+    says(one, True)
+    told(heard)
+
+    def payload(query: str, *params: object) -> list[str]:
+        db.rows(query, *params)
+        heard.execute("select 1")
+        return [note.payload for note in heard.notifies(timeout=0) if note.channel == "hotmesh_1"]
+
+    assert payload("select hotmesh_engine.tell_run(%s, 'cancel', 'why', false)", run) == [""]
+    assert payload("select hotmesh_engine.signal('default', 'k', '1')") == [""]
+    assert {row[4] for row in one.turn() if row[0] == 3} == {8, 5}
+    assert [text.split(" ", 1)[1].split(" ", 1)[1] for text in payload("select hotmesh_engine.signal('default', 'l', '2')")] == [
+        "2 2"
+    ]
+
+
 def test_what_a_worker_leaves_behind_is_offered(db: Database, heard: psycopg.Connection[object]) -> None:
     one, two = Hand(db, 1), Hand(db, 2)
     (run,) = start(db, "w")

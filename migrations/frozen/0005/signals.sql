@@ -76,7 +76,9 @@ end $$;
 -- kept under the key. Same locks, same order, same reasons as in route.sql, but that it waits a moment for the slot;
 -- false, with nothing done but a slot locked, if it is not that simple.
 -- A worker that is asleep gets a small message with its notification, and need not fetch it, and with it the run, if
--- that is parked and waits for nothing else (give.sql); one that is awake looks anyway. Should it see the message twice, it knows it by its id.
+-- that is parked and waits for nothing else (give.sql); one that is awake looks anyway. Should it see the message twice,
+-- it knows it by its id. It is not sent along if the run has another that is still to be fetched: it would overtake it, as
+-- a signal a request to cancel that was made before.
 create or replace function hotmesh_engine.hand_over(
   p_ns int, p_key text, p_payload json, p_id bigint, p_now timestamptz, p_expires timestamptz
 ) returns boolean
@@ -108,6 +110,7 @@ begin
   elsif v_waits > 1 or not v_plain then
     return false;
   end if;
+  -- asleep: its holder; of a parked run that waits for nothing else, somebody to give it to
   select l.holder, l.queue_id, l.fence, l.lost, case when l.holder is null
            then l.due_at > p_now and l.lost < 2
                 and exists (select from hotmesh_engine.sleeper s where s.asleep and s.queues @> array[l.queue_id])
@@ -133,7 +136,9 @@ begin
   elsif v_live.holder is null then
     perform hotmesh_engine.judge(array[v_run], p_now);
   elsif v_live.asleep then
-    perform pg_notify('hotmesh_' || v_live.holder, case when octet_length(p_payload::text) <= 4000
+    perform pg_notify('hotmesh_' || v_live.holder, case
+      when octet_length(p_payload::text) <= 4000 and not exists (
+             select from hotmesh_engine.inbox i where i.run_id = v_run and not i.handed and i.inbox_id <> p_id)
       then format('%s %s %s %s', v_run, p_id, v_command, p_payload) else '' end);
   end if;
   return true;
